@@ -1,0 +1,189 @@
+"""The hyperparameters of ALRC: the only place that checks them and words their errors."""
+
+import math
+import operator
+import sys
+import warnings
+from dataclasses import KW_ONLY, dataclass
+from typing import Literal, SupportsFloat, SupportsIndex
+
+CENTERS = ("zero", "mean")
+# Moments are kept in float32; a start beyond this would be infinite there.
+_LARGEST_START = 2.0**127
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything that fixes the behaviour of ALRC, checked when it is made.
+
+    Every front end takes the same arguments with the same meaning and hands them on to this class.
+
+    Args:
+        num_stddev: Number of standard deviations above the mean loss at which losses are limited,
+            > 0. Larger limits fewer losses; ``math.inf`` limits none and only tracks the moments.
+        decay: Share of the old moments kept at each call, in [0, 1). Larger remembers longer:
+            0.999 is about the last 1,000 calls.
+        mu1_start: First estimate of the mean loss. Guess high rather than low: a start that is too
+            high only delays the first limited loss. Leave out together with ``mu2_start`` to
+            start automatically, from the plain average of the losses seen so far.
+        mu2_start: First estimate of the mean squared loss, at least ``mu1_start**2``.
+        num_stddev_below: Number of standard deviations below the mean at which low losses are
+            raised, > 0, or None for no lower limit. Larger raises fewer losses.
+        warmup: Calls to watch before the first loss is limited, >= 1. Larger waits longer. Used
+            by the automatic start only.
+        center: Point towards which gradients are scaled. ``"zero"``, as in the paper, scales by
+            limit / loss and suits losses >= 0; ``"mean"`` scales by
+            (limit - mean) / (loss - mean) and suits losses of either sign.
+
+    Raises:
+        TypeError: If an argument is of the wrong type.
+        ValueError: If an argument is out of range, or one start is given without the other.
+
+    Warns:
+        UserWarning: If ``mu2_start < mu1_start**2``, which no losses have; a variance of 0 is
+            assumed.
+
+    Example:
+        >>> from alrc import Settings
+        >>> Settings(num_stddev=2, mu1_start=1.0, mu2_start=1.25).start
+        (1.0, 0.25)
+        >>> Settings(decay=1000)
+        Traceback (most recent call last):
+            ...
+        ValueError: ALRC: decay must be at least 0 and less than 1, because it is the share of \
+the old moments kept at each call; got 1000.0. To remember about the last 1000 calls, pass \
+decay=0.999.
+    """
+
+    num_stddev: float = 3.0
+    decay: float = 0.999
+    mu1_start: float | None = None
+    mu2_start: float | None = None
+    _: KW_ONLY
+    num_stddev_below: float | None = None
+    warmup: int = 10
+    center: Literal["zero", "mean"] = "zero"
+
+    def __post_init__(self) -> None:
+        for name in ("num_stddev", "decay", "mu1_start", "mu2_start", "num_stddev_below"):
+            if name in ("num_stddev", "decay") or getattr(self, name) is not None:
+                object.__setattr__(self, name, _number(name, getattr(self, name)))
+        object.__setattr__(self, "warmup", _integer("warmup", self.warmup))
+        self._check_widths()
+        self._check_starts()
+
+    def _check_widths(self) -> None:
+        for name, side in (("num_stddev", "above"), ("num_stddev_below", "below")):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                off = "math.inf" if side == "above" else "None"
+                raise ValueError(
+                    f"ALRC: {name} must be greater than 0, because it counts the standard "
+                    f"deviations {side} the mean at which losses are limited; got {value}. "
+                    f"Pass {name}=3.0, or {name}={off} to limit nothing on that side."
+                )
+        if not 0 <= self.decay < 1:
+            mend = (
+                f"To remember about the last {self.decay:g} calls, pass "
+                f"decay={1 - 1 / self.decay:.12g}."
+                if 1 < self.decay < math.inf
+                else "Pass decay=0.999 to remember about the last 1000 calls."
+            )
+            raise ValueError(
+                "ALRC: decay must be at least 0 and less than 1, because it is the share of the "
+                f"old moments kept at each call; got {self.decay}. {mend}"
+            )
+        if self.warmup < 1:
+            raise ValueError(
+                "ALRC: warmup must be at least 1, because the first limit needs losses to be "
+                f"computed from; got {self.warmup}. Pass warmup=10, or give mu1_start and "
+                "mu2_start to limit from the first call."
+            )
+        if self.center not in CENTERS:
+            raise ValueError(
+                f"ALRC: center must be 'zero' or 'mean', the point towards which gradients are "
+                f"scaled; got {self.center!r}. Pass center='zero' for losses >= 0, or "
+                "center='mean' for losses of either sign."
+            )
+
+    def _check_starts(self) -> None:
+        mu1, mu2 = self.mu1_start, self.mu2_start
+        if (mu1 is None) != (mu2 is None):
+            given = (
+                "If your losses spread by s around it, add mu2_start=mu1_start**2 + s**2"
+                if mu2 is None
+                else "Add mu1_start, the mean loss"
+            )
+            raise ValueError(
+                "ALRC: mu1_start and mu2_start must be given together, because a limit needs the "
+                f"mean loss and the mean squared loss; got mu1_start={mu1} and mu2_start={mu2}. "
+                f"{given}, or leave both out to start automatically."
+            )
+        if mu1 is None or mu2 is None:
+            return
+        if not abs(mu1) < _LARGEST_START:
+            raise ValueError(
+                f"ALRC: mu1_start must be finite in float32, because it is the mean loss; got "
+                f"{mu1}. Pass an estimate of the mean loss, or leave mu1_start and mu2_start out "
+                "to start automatically."
+            )
+        if not 0 <= mu2 < _LARGEST_START:
+            raise ValueError(
+                "ALRC: mu2_start must be at least 0 and finite in float32, because it is the mean "
+                f"squared loss; got {mu2}. Pass mu1_start**2 + s**2 for losses that spread by s, "
+                "or leave mu1_start and mu2_start out to start automatically."
+            )
+        if mu2 < mu1 * mu1:
+            warnings.warn(
+                "ALRC: mu2_start is the mean squared loss, so it must be at least "
+                f"mu1_start**2 = {mu1 * mu1:g}; got mu1_start={mu1:g}, mu2_start={mu2:g}. Going "
+                "on with a variance of 0, which limits most losses until the moments have caught "
+                f"up. If {mu2:g} is a standard deviation s, pass mu2_start=mu1_start**2 + s**2 = "
+                f"{mu1 * mu1 + mu2 * mu2:g}, or leave both out to start automatically.",
+                stacklevel=_first_frame_outside_alrc(),
+            )
+
+    @property
+    def automatic(self) -> bool:
+        """True if no start was given, so that the moments start as a plain average."""
+        return self.mu1_start is None
+
+    @property
+    def start(self) -> tuple[float, float]:
+        """Mean and variance before the first call; both 0 for the automatic start."""
+        if self.mu1_start is None or self.mu2_start is None:
+            return 0.0, 0.0
+        return self.mu1_start, max(self.mu2_start - self.mu1_start * self.mu1_start, 0.0)
+
+
+def _number(name: str, value: SupportsFloat) -> float:
+    # float() also takes what NumPy and the frameworks call a scalar, such as losses.mean().
+    if not isinstance(value, bool | str | bytes):
+        try:
+            return float(value)
+        except (TypeError, ValueError):
+            pass
+    raise TypeError(
+        f"ALRC: {name} must be a number; got {value!r} of type {type(value).__name__}. "
+        f"Pass a float, for example {name}=2.5."
+    )
+
+
+def _integer(name: str, value: SupportsIndex) -> int:
+    if not isinstance(value, bool):
+        try:
+            return operator.index(value)
+        except TypeError:
+            pass
+    raise TypeError(
+        f"ALRC: {name} must be a whole number; got {value!r} of type {type(value).__name__}. "
+        f"Pass an int, for example {name}=10."
+    )
+
+
+def _first_frame_outside_alrc() -> int:
+    """The ``stacklevel`` that makes a warning point at the user's line, whatever front end."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] == "alrc":
+        level, frame = level + 1, frame.f_back
+    return level

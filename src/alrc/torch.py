@@ -1,0 +1,453 @@
+"""Adaptive learning rate clipping for PyTorch: a module, and the pure functions beneath it."""
+
+import math
+from collections.abc import Callable
+from typing import Any, Literal
+
+try:
+    import torch
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        "alrc.torch needs PyTorch, which is not installed here. Install it with: "
+        'pip install "alrc[torch]"',
+        name=error.name,
+    ) from error
+from torch import Tensor, nn
+
+from alrc import rule
+from alrc.rule import Floats, Moments
+from alrc.settings import Settings
+
+__all__ = ["ALRC", "Moments", "clip", "init"]
+
+_COUNTS = ("num_updates", "num_losses", "num_clipped", "num_nonfinite")
+_BUFFERS = ("mean", "variance", *_COUNTS)
+
+
+def init(settings: Settings, device: torch.device | str | None = None) -> Moments:
+    """The moments before the first call of :func:`clip`.
+
+    Args:
+        settings: The hyperparameters.
+        device: Where to keep the moments; None for torch's default device.
+
+    Returns:
+        Mean and variance, float32, and the number of updates, int64; each of shape ``()``.
+
+    Example:
+        >>> from alrc import Settings
+        >>> from alrc.torch import init
+        >>> init(Settings(mu1_start=2.0, mu2_start=5.0))
+        Moments(mean=tensor(2.), variance=tensor(1.), num_updates=tensor(0))
+    """
+    mean, variance = settings.start
+    return Moments(
+        torch.tensor(mean, dtype=torch.float32, device=device),
+        torch.tensor(variance, dtype=torch.float32, device=device),
+        torch.tensor(0, dtype=torch.int64, device=device),
+    )
+
+
+def clip(
+    loss: Tensor, moments: Moments, settings: Settings, mask: Tensor | None = None
+) -> tuple[Tensor, Moments]:
+    """Limits losses and returns them with the next moments; changes nothing in place.
+
+    For ``torch.func``: ``vmap`` over models or examples, ``grad`` with ``has_aux=True``. In an
+    ordinary training loop :class:`ALRC` keeps the moments for you.
+
+    Args:
+        loss: Losses of any shape, floating.
+        moments: What :func:`init` or the call before returned.
+        settings: The hyperparameters.
+        mask: Which losses count: shape of ``loss``, True or a positive weight; None: all count.
+
+    Returns:
+        The losses, same shape and dtype, limited; and the next moments, same shapes and dtypes.
+
+    Raises:
+        TypeError: If ``loss`` is not a floating tensor, or ``mask`` not a tensor.
+        ValueError: If ``mask`` has another shape, or anything is on another device.
+
+    Example:
+        >>> import torch
+        >>> from alrc import Settings
+        >>> from alrc.torch import clip, init
+        >>> settings = Settings(mu1_start=1.0, mu2_start=2.0)  # limit: 1 + 3 * 1
+        >>> losses = torch.tensor([0.5, 8.0], requires_grad=True)
+        >>> clipped, moments = clip(losses, init(settings), settings)
+        >>> clipped.tolist()
+        [0.5, 4.0]
+        >>> clipped.sum().backward()
+        >>> losses.grad.tolist()
+        [1.0, 0.5]
+
+    References:
+        J. M. Ede and R. Beanland, "Adaptive learning rate clipping stabilizes learning",
+        Mach. Learn.: Sci. Technol. 1 (2020) 015011, https://doi.org/10.1088/2632-2153/ab81e2
+    """
+    _check("clip", loss, mask, moments.mean.device)
+    limited, step = _step(loss, moments, settings, mask)
+    pairs = zip(step.moments, moments, strict=True)
+    return limited, Moments(*(new.to(old.dtype) for new, old in pairs))
+
+
+class ALRC(nn.Module):
+    r"""Keeps outlier losses from wrecking training, without silencing them.
+
+    A loss more than ``num_stddev`` running standard deviations above the running mean is lowered
+    to that limit, and its gradient is scaled by limit / loss. The outlier still pulls the
+    parameters along its own gradient, only less hard; a plain ``minimum`` would give it no
+    gradient at all. Every other loss comes back as it is, bit for bit.
+
+    .. math::
+        s &= \max(\sqrt{v},\ 10^{-4} |m|), \qquad T = m + n s \\
+        x' &= \min(x, T), \qquad \partial x' / \partial x = \min(1,\ T / x) \\
+        d &= \mathrm{mean}(x' - m), \qquad r = \mathrm{mean}((x' - m)^2) \\
+        m &\leftarrow m + (1 - b)\,d, \qquad
+        v \leftarrow b\,v + (1 - b)\,r - (1 - b)^2 d^2
+
+    which is the paper's recursion on the moments :math:`\mu_1 = m` and
+    :math:`\mu_2 = v + m^2`. The limit of a call comes from the calls before it, so no loss helps
+    to set the limit it is judged by.
+
+    Args:
+        num_stddev: Number :math:`n` of standard deviations above the mean loss at which losses
+            are limited, > 0. Larger limits fewer losses; ``math.inf`` only tracks the moments.
+        decay: Share :math:`b` of the old moments kept at each call, in ``[0, 1)``. Larger
+            remembers longer: 0.999 is about the last 1,000 calls.
+        mu1_start: First estimate of the mean loss. Guess high rather than low: too high only
+            delays the first limited loss. Leave out together with ``mu2_start`` to start
+            automatically, from the plain average of the losses seen so far.
+        mu2_start: First estimate of the mean squared loss, at least ``mu1_start**2``.
+        num_stddev_below: Number of standard deviations below the mean at which low losses are
+            raised, > 0, or None for no lower limit. Larger raises fewer losses.
+        warmup: Calls to watch before the first loss is limited, >= 1; automatic start only.
+        center: Point towards which gradients are scaled. ``"zero"`` (the paper): by limit / loss,
+            for losses >= 0. ``"mean"``: by (limit - mean) / (loss - mean), for losses of either
+            sign.
+        device: Where to keep the state; None for torch's default device.
+
+    Shape:
+        - loss: ``(*)``, floating: one loss per example, before any mean, or one loss per batch.
+        - mask: the shape of ``loss``: True or a positive weight for losses that count.
+        - result: ``(*)``, with the shape, dtype and device of ``loss``.
+
+    State:
+        Buffers of shape ``()``, in ``state_dict()``: ``mean`` and ``variance``, which stay
+        float32 whatever ``.half()`` or ``.to(dtype)`` does to the model, and the counts
+        ``num_updates``, ``num_losses``, ``num_clipped`` and ``num_nonfinite``, int64.
+
+    Note:
+        In ``eval()`` mode, and where gradients are off (``torch.no_grad()``), losses pass
+        through and nothing moves. A NaN or infinite loss comes back as it came, is counted, and
+        never enters the moments. Call it outside a region of activation checkpointing, whose
+        second forward pass would count every loss twice.
+
+    Raises:
+        TypeError: From the constructor, if a setting is of the wrong type; from the call, if
+            ``loss`` is not a floating tensor.
+        ValueError: From the constructor, if a setting is out of range; from the call, if
+            ``mask`` has another shape than ``loss``, or anything is on another device.
+
+    Example:
+        >>> import torch
+        >>> from alrc.torch import ALRC
+        >>> alrc = ALRC(mu1_start=1.0, mu2_start=2.0)  # limit: 1 + 3 * sqrt(2 - 1**2) = 4
+        >>> losses = torch.tensor([0.5, 8.0], requires_grad=True)
+        >>> clipped = alrc(losses)
+        >>> clipped.tolist()
+        [0.5, 4.0]
+        >>> clipped.sum().backward()
+        >>> losses.grad.tolist()  # the outlier pulls half as hard, not zero
+        [1.0, 0.5]
+        >>> alrc.num_clipped
+        tensor(1)
+
+    References:
+        J. M. Ede and R. Beanland, "Adaptive learning rate clipping stabilizes learning",
+        Mach. Learn.: Sci. Technol. 1 (2020) 015011, https://doi.org/10.1088/2632-2153/ab81e2
+    """
+
+    mean: Tensor
+    variance: Tensor
+    num_updates: Tensor
+    num_losses: Tensor
+    num_clipped: Tensor
+    num_nonfinite: Tensor
+
+    def __init__(
+        self,
+        num_stddev: float = 3.0,
+        decay: float = 0.999,
+        mu1_start: float | None = None,
+        mu2_start: float | None = None,
+        *,
+        num_stddev_below: float | None = None,
+        warmup: int = 10,
+        center: Literal["zero", "mean"] = "zero",
+        device: torch.device | str | None = None,
+    ) -> None:
+        super().__init__()
+        self.settings = Settings(
+            num_stddev,
+            decay,
+            mu1_start,
+            mu2_start,
+            num_stddev_below=num_stddev_below,
+            warmup=warmup,
+            center=center,
+        )
+        # A buffer made in inference mode could never be updated outside it.
+        with torch.inference_mode(False):
+            for name in _BUFFERS:
+                dtype = torch.int64 if name in _COUNTS else torch.float32
+                self.register_buffer(name, torch.empty((), dtype=dtype, device=device))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Sets the moments to their start and the counts to 0; after ``to_empty()``, say."""
+        self.mean.fill_(self.settings.start[0])
+        self.variance.fill_(self.settings.start[1])
+        for name in _COUNTS:
+            getattr(self, name).zero_()
+
+    def forward(self, loss: Tensor, mask: Tensor | None = None) -> Tensor:
+        _check("ALRC", loss, mask, self.mean.device)
+        if not (self.training and torch.is_grad_enabled()):
+            return loss
+        if mask is None and _is_readable(loss):
+            try:
+                low, high = _extremes(loss)
+                moments = Moments(*(moment.item() for moment in self._moments()))
+            except RuntimeError:
+                pass  # no number to read: an empty loss, or a call under vmap
+            else:
+                if -math.inf < low and high < math.inf:
+                    return self._forward_on_host(loss, low, high, moments)
+        limited, step = _step(loss, self._moments(), self.settings, mask)
+        for old, new in zip(self._moments(), step.moments, strict=True):
+            old.copy_(new)
+        self.num_losses.add_(step.num_losses)
+        self.num_clipped.add_(step.num_clipped)
+        self.num_nonfinite.add_(step.num_nonfinite)
+        return limited
+
+    def _forward_on_host(self, loss: Tensor, low: float, high: float, moments: Moments) -> Tensor:
+        """The same rule for finite losses on the CPU, where reading a number costs no sync.
+
+        What is one number is a Python float here, ten times faster than a tensor of shape (); and
+        where no loss is beyond its limit, the loss itself is returned.
+        """
+        settings, buffers = self.settings, self._moments()
+        bounds = rule.limits(Floats, moments, settings)
+        scalar = loss.dim() == 0
+        losses: Any = low if scalar else _detached(loss)
+        if not (bounds[0] <= low and high <= bounds[1]):
+            if scalar:
+                result = rule.limit(Floats, losses, None, bounds, moments.mean, settings)
+                self.num_clipped.add_(int(result.limited))
+            else:
+                lower, upper = (torch.scalar_tensor(x, dtype=losses.dtype) for x in bounds)
+                result = rule.limit(torch, losses, None, (lower, upper), buffers.mean, settings)
+                self.num_clipped.add_(result.limited.count_nonzero())
+            loss = (loss * result.factor).to(loss.dtype)
+            # The product is off by a rounding error: put the limit itself in, beneath autograd.
+            (loss.detach().fill_ if scalar else loss.detach().copy_)(result.value)
+            losses = result.value
+        if scalar:
+            shift, spread = losses - moments.mean, 0.0
+        else:
+            variance, mean = torch.var_mean(losses - buffers.mean, correction=0)
+            shift, spread = mean.item(), variance.item()
+        moments = rule.advance(Floats, moments, shift, spread, loss.numel(), settings)
+        for buffer, moment in zip(buffers, moments, strict=True):
+            buffer.fill_(moment)
+        self.num_losses.add_(loss.numel())
+        return loss
+
+    def _moments(self) -> Moments:
+        buffers = self._buffers  # much faster to read than attributes of a module
+        return Moments(buffers["mean"], buffers["variance"], buffers["num_updates"])
+
+    @property
+    def mu1(self) -> Tensor:
+        """Running mean of the limited losses, the paper's first moment; shape ``()``."""
+        return self.mean.clone()
+
+    @property
+    def mu2(self) -> Tensor:
+        """Running mean square of the limited losses, the second moment; shape ``()``."""
+        return self.variance + self.mean * self.mean
+
+    @property
+    def threshold(self) -> Tensor:
+        """The upper limit for the next losses; inf while there is none; shape ``()``."""
+        return self._thresholds()[1]
+
+    @property
+    def threshold_below(self) -> Tensor:
+        """The lower limit for the next losses; -inf while there is none; shape ``()``."""
+        return self._thresholds()[0]
+
+    def _thresholds(self) -> tuple[Tensor, Tensor]:
+        if self.mean.device.type == "cpu":  # to the last bit what _forward_on_host uses
+            moments = Moments(*(moment.item() for moment in self._moments()))
+            lower, upper = rule.limits(Floats, moments, self.settings)
+        else:
+            lower, upper = rule.limits(torch, self._moments(), self.settings)
+        return (
+            torch.as_tensor(lower, dtype=torch.float32, device=self.mean.device),
+            torch.as_tensor(upper, dtype=torch.float32, device=self.mean.device),
+        )
+
+    def extra_repr(self) -> str:
+        names = ["num_stddev", "decay"]
+        names += ["warmup"] if self.settings.automatic else ["mu1_start", "mu2_start"]
+        names += [] if self.settings.num_stddev_below is None else ["num_stddev_below"]
+        parts = [f"{name}={getattr(self.settings, name):g}" for name in names]
+        threshold = "?" if self.mean.is_meta else f"{self.threshold.item():g}"
+        return ", ".join([*parts, f"center={self.settings.center!r}", f"threshold={threshold}"])
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "ALRC":
+        # .half() and .to(bfloat16) come through here: move the state, never change its dtype.
+        before = {name: getattr(self, name) for name in _BUFFERS}
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for name, old in before.items():
+            new = getattr(self, name)
+            if new.dtype != old.dtype:
+                self._buffers[name] = old.to(new.device)
+        return self
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        """Takes the whole state over, or none of it and says why."""
+        missing = [prefix + name for name in _BUFFERS if prefix + name not in state_dict]
+        if missing:
+            missing_keys.extend(missing if strict else [])
+            return
+        problems = []
+        for name in _BUFFERS:
+            key, value = prefix + name, state_dict[prefix + name]
+            if problem := _problem(name, value):
+                problems.append(
+                    f"ALRC: {key} must be {problem}. The checkpoint is damaged or not one of "
+                    "ALRC's: load another, or leave ALRC's keys out of it (strict=False) to "
+                    "start afresh."
+                )
+            else:
+                state_dict[key] = value.to(getattr(self, name).dtype)  # for assign=True
+        if problems:
+            error_msgs.extend(problems)
+            return
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
+
+
+@torch.library.custom_op("alrc::snapshot", mutates_args=())
+def _snapshot(x: Tensor) -> Tensor:
+    """A copy that the compiler cannot look into.
+
+    torch.compile may compute again in the backward pass what the forward pass computed from the
+    moments, and by then they have been updated: the loss is right and its gradient silently
+    wrong. What is computed from the result of an opaque operator is computed from what was saved.
+    See https://github.com/pytorch/pytorch/pull/197039.
+    """
+    return x.clone()
+
+
+_snapshot.register_fake(torch.empty_like)
+_snapshot.register_vmap(lambda info, in_dims, x: (_snapshot(x), in_dims[0]))
+
+
+def _step(
+    loss: Tensor, moments: Moments, settings: Settings, mask: Tensor | None
+) -> tuple[Tensor, rule.Step]:
+    """One call of the rule on tensors alone, without reading any of them."""
+    if torch.compiler.is_compiling():
+        moments = Moments(*(_snapshot(moment) for moment in moments))
+    losses = _detached(loss)
+    weights = None if mask is None else mask.to(losses.dtype)
+    step = rule.step(torch, losses, weights, moments, settings)
+    limited = torch.where(step.finite, rule.attach(loss, losses, step.losses), loss)
+    return limited.to(loss.dtype), step
+
+
+def _detached(loss: Tensor) -> Tensor:
+    wide = loss.dtype in (torch.float32, torch.float64)
+    return loss.detach() if wide else loss.detach().float()
+
+
+def _is_readable(loss: Tensor) -> bool:
+    """True if reading a number from the loss costs nothing and breaks no graph."""
+    return (
+        loss.device.type == "cpu"
+        and not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+        and type(loss) is Tensor  # no FakeTensor, DTensor or other subclass
+    )
+
+
+def _extremes(loss: Tensor) -> tuple[float, float]:
+    if loss.dim() == 0:
+        value = loss.item()
+        return value, value
+    low, high = _detached(loss).aminmax()
+    return low.item(), high.item()
+
+
+def _problem(name: str, value: Any) -> str | None:
+    """What is wrong with this value for the state called ``name``, or None."""
+    if not isinstance(value, Tensor) or value.shape != ():
+        shape = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
+        return f"a tensor of shape (); got {shape}"
+    if value.is_meta:
+        return None
+    number = value.item()
+    if name in _COUNTS:
+        return None if number >= 0 and number % 1 == 0 else f"a count, 0 or more; got {number}"
+    if not abs(number) < rule.LARGEST_MOMENT:
+        return f"finite in float32; got {number}"
+    return f"at least 0; got {number}" if name == "variance" and number < 0 else None
+
+
+def _check(who: str, loss: Tensor, mask: Tensor | None, device: torch.device) -> None:
+    if not isinstance(loss, Tensor) or not loss.is_floating_point():
+        got = f"a {loss.dtype} tensor" if isinstance(loss, Tensor) else repr(loss)
+        raise TypeError(
+            f"{who}: loss must be a floating tensor, because it is scaled to its limit; got {got}. "
+            "Pass what the criterion returned, before .item(), .long() or the like."
+        )
+    if loss.device != device:
+        raise ValueError(
+            f"{who}: loss must be on the device of the moments; got a loss on {loss.device} and "
+            f"moments on {device}. Move the moments: alrc.to({str(loss.device)!r}), or "
+            f"init(settings, device={str(loss.device)!r})."
+        )
+    if mask is None:
+        return
+    if not isinstance(mask, Tensor):
+        raise TypeError(
+            f"{who}: mask must be a tensor, True or positive where a loss counts; got {mask!r}. "
+            "Pass torch.tensor(mask, device=loss.device)."
+        )
+    if mask.shape != loss.shape:
+        raise ValueError(
+            f"{who}: mask must have the shape of loss, because it says which losses count; got a "
+            f"mask of shape {tuple(mask.shape)} and losses of shape {tuple(loss.shape)}. Build "
+            "the criterion with reduction='none', or pass mask.expand_as(loss)."
+        )
+    if mask.device != device:
+        raise ValueError(
+            f"{who}: mask must be on the device of the loss; got a mask on {mask.device} and a "
+            f"loss on {device}. Pass mask.to(loss.device)."
+        )
