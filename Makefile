@@ -1,0 +1,40 @@
+# Everything runs in .venv, which is made from nothing but Python >= 3.11 with its venv module.
+PYTHON ?= python3
+BIN := .venv/bin
+# Options of the demo, for example: make demo ARGS="--iterations 2000 --seed 1"
+ARGS ?=
+
+.PHONY: demo test check lint types bench clean
+
+demo: .venv/installed
+	$(BIN)/alrc demo $(ARGS)
+
+test: .venv/installed
+	$(BIN)/pytest $(ARGS)
+
+check: lint types .venv/installed
+	$(BIN)/pytest --cov --cov-report=term-missing:skip-covered
+
+lint: .venv/installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: .venv/installed
+	$(BIN)/mypy
+
+bench: .venv/installed
+	$(BIN)/python benchmarks/call_cost.py
+
+# Made anew only when one of these files changes, so that a second run installs nothing.
+.venv/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "alrc needs Python 3.11 or newer, and $(PYTHON) is older. Type: make PYTHON=python3.11"; \
+	  exit 1; }
+	@$(PYTHON) -c 'import ensurepip' || { \
+	  echo "Python's venv module is missing. On Debian: apt-get install python3-venv"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e '.[lab,dev]'
+	touch $@
+
+clean:
+	rm -rf .venv
