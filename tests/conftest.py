@@ -1,0 +1,9 @@
+"""What holds for all tests: one thread, and hypothesis without a clock."""
+
+import hypothesis
+import torch
+
+# Examples are the same in every run of the same tests; how long one takes says nothing.
+hypothesis.settings.register_profile("alrc", deadline=None, derandomize=True, max_examples=100)
+hypothesis.settings.load_profile("alrc")
+torch.set_num_threads(1)

@@ -1,0 +1,160 @@
+"""The rule in plain loops and 60-digit decimals: the oracle the library's numbers are held to.
+
+It is written from the paper's recursion on the two raw moments of the clipped losses,
+
+    mu_k <- b mu_k + (1 - b) mean(clipped loss ** k),   k = 1, 2,   limit = mu1 +- n sigma,
+
+and not from the centred form the library uses, so that an error in the one cannot hide in the
+other. It imports nothing of alrc and no array library. In float32, or even float64, mu2 - mu1**2
+cancels; with 60 digits there is nothing to take care of, so the code can follow the paper line by
+line. Numbers given as floats (losses, weights, hyperparameters) are taken as exactly the binary
+fractions they are; results are rounded to float only when they are handed out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import Context, Decimal, localcontext
+
+PRECISION = Context(prec=60)
+SPREAD_FLOOR = Decimal("1e-4")  # the spread is never taken as less than this part of |mean|
+ZERO, ONE, INFINITY = Decimal(0), Decimal(1), Decimal("Infinity")
+
+
+@dataclass(frozen=True)
+class Clipped:
+    """One loss after the call: what it became and what its gradient is multiplied by."""
+
+    value: float
+    factor: float
+    limited: bool
+    closeness: float
+    """|x - limit| / max(|x|, |limit|) for the nearest limit that can act on x; inf if none can.
+
+    Where this is as small as the rounding of a coarser arithmetic, it may decide the other way.
+    """
+
+
+class Reference:
+    """Adaptive learning rate clipping of flat sequences of floats, always in training mode."""
+
+    def __init__(
+        self,
+        num_stddev: float = 3.0,
+        decay: float = 0.999,
+        mu1_start: float | None = None,
+        mu2_start: float | None = None,
+        *,
+        num_stddev_below: float | None = None,
+        warmup: int = 10,
+        center: str = "zero",
+    ) -> None:
+        if center not in ("zero", "mean") or (mu1_start is None) != (mu2_start is None):
+            raise ValueError("center is 'zero' or 'mean'; give both starts or neither")
+        self._num_above = Decimal(num_stddev)
+        self._num_below = None if num_stddev_below is None else Decimal(num_stddev_below)
+        self._decay = Decimal(decay)
+        self._warmup = warmup
+        self._center = center
+        self._started = mu1_start is not None
+        self._mu1 = Decimal(mu1_start or 0)
+        self._mu2 = Decimal(mu2_start or 0)
+        with localcontext(PRECISION):  # no distribution has mu2 < mu1**2: take it as variance 0
+            self._mu2 = max(self._mu2, self._mu1 * self._mu1)
+        self.num_updates = self.num_losses = self.num_clipped = self.num_nonfinite = 0
+
+    def __call__(
+        self, losses: Sequence[float], mask: Sequence[bool | float] | None = None
+    ) -> list[Clipped]:
+        with localcontext(PRECISION):
+            lower, upper = self._limits()  # from the moments before these losses
+            results = []
+            total = sum1 = sum2 = ZERO
+            weights = [True] * len(losses) if mask is None else mask
+            for loss, weight in zip(losses, weights, strict=True):
+                counts = math.isfinite(weight) and weight > 0
+                if not (counts and math.isfinite(loss)):
+                    self.num_nonfinite += counts
+                    results.append(Clipped(loss, 1.0, limited=False, closeness=math.inf))
+                    continue
+                x = Decimal(loss)
+                clipped, factor = self._clip(x, lower, upper)
+                limited = clipped != x
+                value = float(clipped) if limited else loss
+                closeness = float(self._closeness(x, lower, upper))
+                results.append(Clipped(value, float(factor), limited, closeness))
+                self.num_losses += 1
+                self.num_clipped += limited
+                total += Decimal(weight)
+                sum1 += Decimal(weight) * clipped
+                sum2 += Decimal(weight) * clipped * clipped
+            if total > 0:
+                b = self._decay
+                if not self._started:  # plain average of all calls until it is long enough
+                    b = min(b, Decimal(self.num_updates) / (self.num_updates + 1))
+                self._mu1 = b * self._mu1 + (1 - b) * (sum1 / total)
+                self._mu2 = b * self._mu2 + (1 - b) * (sum2 / total)
+                self.num_updates += 1
+            return results
+
+    def _variance(self) -> Decimal:
+        return max(self._mu2 - self._mu1 * self._mu1, ZERO)
+
+    def _limits(self) -> tuple[Decimal, Decimal]:
+        spread = max(self._variance().sqrt(), SPREAD_FLOOR * abs(self._mu1))
+        warming_up = not self._started and self.num_updates < self._warmup
+        if warming_up or spread == 0:
+            return -INFINITY, INFINITY
+        below = INFINITY if self._num_below is None else self._num_below * spread
+        return self._mu1 - below, self._mu1 + self._num_above * spread
+
+    def _lower_acts_on(self, x: Decimal) -> bool:
+        return self._center == "mean" or x > 0
+
+    def _clip(self, x: Decimal, lower: Decimal, upper: Decimal) -> tuple[Decimal, Decimal]:
+        """The limited loss, and the factor by which its gradient is scaled."""
+        origin = self._mu1 if self._center == "mean" else ZERO
+        if x > upper:
+            if x == origin:  # 0 above a negative limit has no ratio: no gradient
+                return upper, ZERO
+            return upper, min(max((upper - origin) / (x - origin), ZERO), ONE)
+        if x < lower and self._lower_acts_on(x):
+            return lower, (lower - origin) / (x - origin)  # > 1 for center "zero": raised
+        return x, ONE
+
+    def _closeness(self, x: Decimal, lower: Decimal, upper: Decimal) -> Decimal:
+        nearest = INFINITY
+        for limit in (lower, upper) if self._lower_acts_on(x) else (upper,):
+            if limit.is_finite():
+                size = max(abs(x), abs(limit))
+                nearest = min(nearest, abs(x - limit) / size if size else ZERO)
+        return nearest
+
+    @property
+    def mean(self) -> float:
+        return float(self._mu1)
+
+    @property
+    def variance(self) -> float:
+        with localcontext(PRECISION):
+            return float(self._variance())
+
+    @property
+    def mu1(self) -> float:
+        return float(self._mu1)
+
+    @property
+    def mu2(self) -> float:
+        return float(self._mu2)
+
+    @property
+    def lower(self) -> float:
+        with localcontext(PRECISION):
+            return float(self._limits()[0])
+
+    @property
+    def upper(self) -> float:
+        with localcontext(PRECISION):
+            return float(self._limits()[1])

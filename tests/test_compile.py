@@ -1,0 +1,123 @@
+"""torch.compile: one graph, no recompilation, and above all the right gradients."""
+
+import copy
+import shutil
+
+import pytest
+import torch
+from torch import nn
+
+import alrc.torch
+from alrc.torch import ALRC
+
+needs_compiler = pytest.mark.skipif(
+    shutil.which("g++") is None, reason="inductor builds C++ for the CPU, and there is no g++ here"
+)
+BACKENDS = ["aot_eager", pytest.param("inductor", marks=needs_compiler)]
+
+
+@pytest.fixture(autouse=True)
+def _fresh_compiler():
+    torch._dynamo.reset()
+    with torch._dynamo.config.patch(error_on_recompile=False):
+        yield
+    torch._dynamo.reset()
+
+
+def steps(net, alrc, call, vector: bool, count: int = 60):
+    """Yields the gradients and the state of a model + loss + ALRC after each step."""
+    generator = torch.Generator().manual_seed(0)
+    for step in range(count):
+        x = torch.randn(6, 4, generator=generator)
+        y = torch.randn(6, 1, generator=generator) * (5 if step % 5 == 0 else 1)
+        net.zero_grad()
+        call(x, y, vector).backward()
+        yield [p.grad for p in net.parameters()], dict(alrc.state_dict())
+
+
+def model():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
+    alrc = ALRC(decay=0.9, num_stddev=1.0, mu1_start=1.0, mu2_start=1.25)
+
+    def call(x, y, vector):
+        loss = (net(x) - y).square().squeeze(1)
+        return alrc(loss if vector else loss.mean()).mean()
+
+    return net, alrc, call
+
+
+def compare_with_eager(backend: str, vector: bool) -> int:
+    net, alrc, call = model()
+    compiled = torch.compile(call, fullgraph=True, backend=backend)
+    eager_model = model()
+    pairs = zip(steps(net, alrc, compiled, vector), steps(*eager_model, vector), strict=True)
+    for (gradients, state), (expected, expected_state) in pairs:
+        torch.testing.assert_close(gradients, expected, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(state, expected_state, rtol=1e-5, atol=0.0)
+    return int(alrc.num_clipped)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("vector", [False, True])
+def test_model_loss_and_alrc_in_one_graph_have_the_gradients_of_eager(backend, vector) -> None:
+    assert compare_with_eager(backend, vector) > 10
+
+
+@pytest.mark.parametrize("vector", [False, True])
+def test_without_the_snapshot_the_gradients_are_wrong_and_this_test_sees_it(
+    vector, monkeypatch
+) -> None:
+    monkeypatch.setattr(alrc.torch, "_snapshot", lambda x: x)
+    with pytest.raises(AssertionError, match="Tensor-likes are not close"):
+        compare_with_eager("aot_eager", vector)
+
+
+def test_the_second_call_compiles_nothing() -> None:
+    graphs = []
+
+    def backend(graph, example_inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    alrc = ALRC()
+    compiled = torch.compile(alrc, fullgraph=True, backend=backend)
+    for value in (1.0, 2.0, float("nan"), 1e9, 0.0) * 5:
+        compiled(torch.tensor([value, 1.0]))
+    assert len(graphs) == 1
+    assert alrc.num_updates == 25
+
+
+def test_a_mask_compiles_too() -> None:
+    alrc = ALRC(mu1_start=1.0, mu2_start=2.0)
+    eager = copy.deepcopy(alrc)
+    compiled = torch.compile(alrc, fullgraph=True, backend="aot_eager")
+    loss, mask = torch.tensor([8.0, 9.0, 1.0]), torch.tensor([True, False, True])
+    assert torch.equal(compiled(loss, mask), eager(loss, mask))
+    torch.testing.assert_close(dict(alrc.state_dict()), dict(eager.state_dict()))
+
+
+def test_evaluation_compiles_to_the_identity() -> None:
+    alrc = ALRC(mu1_start=1.0, mu2_start=2.0).eval()
+    compiled = torch.compile(alrc, fullgraph=True, backend="aot_eager")
+    assert compiled(torch.tensor([8.0, 1.0])).tolist() == [8.0, 1.0]
+    assert alrc.num_updates == 0
+
+
+def test_an_ensemble_compiles_under_vmap() -> None:
+    models = [ALRC(mu1_start=1.0, mu2_start=2.0) for _ in range(3)]
+    _, buffers = torch.func.stack_module_state(models)
+
+    def call(buffers, losses):
+        return torch.func.functional_call(models[0], buffers, (losses,))
+
+    compiled = torch.compile(torch.vmap(call), fullgraph=True, backend="aot_eager")
+    losses = torch.tensor([[1.0, 2.0], [1.0, 8.0], [9.0, 8.0]])
+    assert compiled(buffers, losses).tolist() == [[1.0, 2.0], [1.0, 4.0], [4.0, 4.0]]
+    assert buffers["num_clipped"].tolist() == [0, 1, 2]
+
+
+def test_snapshot_is_a_sound_operator() -> None:
+    assert set(torch.library.opcheck(alrc.torch._snapshot, (torch.ones(3),)).values()) == {
+        "SUCCESS"
+    }

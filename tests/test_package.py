@@ -1,0 +1,82 @@
+"""The package: what imports what, and what an import does not do."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import alrc
+
+SOURCE = Path(alrc.__file__).parent
+# What each module may import of ours: arrows point down, never back and never sideways.
+ARROWS = {
+    "alrc": {"alrc.settings"},
+    "alrc.settings": set(),
+    "alrc.rule": {"alrc.settings"},
+    "alrc.torch": {"alrc", "alrc.rule", "alrc.settings"},
+    "alrc.cli": {"alrc.lab"},
+    "alrc.lab": {"alrc", "alrc.lab", "alrc.torch"},
+}
+CORE = ["alrc", "alrc.settings", "alrc.rule"]
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(SOURCE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {n for n in names if is_module(n)} or {node.module}
+    return found
+
+
+def is_module(name: str) -> bool:
+    path = SOURCE.parent.joinpath(*name.split("."))
+    return path.with_suffix(".py").exists() or (path / "__init__.py").exists()
+
+
+@pytest.mark.parametrize("path", sorted(SOURCE.rglob("*.py")), ids=module_name)
+def test_imports_follow_the_arrows(path: Path) -> None:
+    name = module_name(path)
+    lab = name == "alrc.lab" or name.startswith("alrc.lab.")
+    allowed = ARROWS["alrc.lab" if lab else name]
+    ours = {n for n in imports(path) if n.partition(".")[0] == "alrc"}
+    ours = {"alrc.lab" if n.startswith("alrc.lab.") else n for n in ours}
+    assert ours <= allowed
+    if name in CORE:
+        roots = {n.partition(".")[0] for n in imports(path)} - {"alrc"}
+        assert roots <= set(sys.stdlib_module_names)
+
+
+def run(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+
+
+def test_import_brings_in_nothing_but_the_standard_library() -> None:
+    code = "import sys; old = set(sys.modules); import alrc; print(*(set(sys.modules) - old))"
+    modules = {name.partition(".")[0] for name in run(code).stdout.split()} - {"alrc"}
+    assert modules <= set(sys.stdlib_module_names)
+
+
+def test_without_torch_the_front_end_says_what_to_install() -> None:
+    result = run("import sys; sys.modules['torch'] = None; import alrc.torch")
+    assert result.stderr.strip().splitlines()[-1] == (
+        "ModuleNotFoundError: alrc.torch needs PyTorch, which is not installed here. Install it "
+        'with: pip install "alrc[torch]"'
+    )
+
+
+def test_public_names() -> None:
+    from alrc import torch as front_end
+
+    assert alrc.__all__ == ["Settings", "__version__"]
+    assert front_end.__all__ == ["ALRC", "Moments", "clip", "init"]

@@ -1,0 +1,111 @@
+"""A test of the tests: front ends with one fault each, which the agreement tests have to catch."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from agreement import assert_agrees, stream
+from frontends import Mask, Numpy, Result, TorchModule, TorchPure, as_mask, gradient_factors
+
+from alrc import Settings, rule
+from alrc.rule import Moments
+from alrc.torch import clip
+
+
+class ZeroGradient(Numpy):
+    """A clipped loss pulls no more, as with a plain minimum."""
+
+    def __call__(self, losses: Sequence[float], mask: Mask = None) -> Result:
+        values, factors = super().__call__(losses, mask)
+        return values, [factor if factor == 1.0 else 0.0 for factor in factors]
+
+
+class UnclippedMoments(TorchPure):
+    """The moments are those of the losses before they are limited."""
+
+    def __call__(self, losses: Sequence[float], mask: Mask = None) -> Result:
+        before = self.state
+        result = super().__call__(losses, mask)
+        tracking = Settings(num_stddev=float("inf"), decay=self.settings.decay)
+        _, self.state = clip(torch.tensor(losses), before, tracking, as_mask(mask))
+        return result
+
+
+class RawMoments(Numpy):
+    """The paper's two moments as they stand, in float32."""
+
+    def __call__(self, losses: Sequence[float], mask: Mask = None) -> Result:
+        before = self.state
+        values, factors = super().__call__(losses, mask)
+        decay = np.float32(min(self.settings.decay, before.num_updates / (before.num_updates + 1)))
+        mu1, mu2 = before.mean, before.variance + before.mean**2
+        new = np.asarray(values, np.float32)
+        mu1 = decay * mu1 + (1 - decay) * new.mean()
+        mu2 = decay * mu2 + (1 - decay) * (new**2).mean()
+        self.state = Moments(mu1, mu2 - mu1**2, self.state.num_updates)
+        return values, factors
+
+
+class MovesInEvaluation(TorchModule):
+    """Evaluation is let through but moves the moments."""
+
+    def evaluate(self, losses: Sequence[float]) -> Result:
+        gradient_factors(self.module, losses)
+        return super().evaluate(losses)
+
+
+class NaNEntersTheMoments(Numpy):
+    """A NaN counts as any other loss."""
+
+    def __call__(self, losses: Sequence[float], mask: Mask = None) -> Result:
+        result = super().__call__(losses, mask)
+        if np.isnan(losses).any():
+            self.state = self.state._replace(mean=np.float32(np.nan))
+        return result
+
+
+class LimitFromTheNewMoments(TorchPure):
+    """Differentiates with the limit after the update, as the compiler does if it is let."""
+
+    def __call__(self, losses: Sequence[float], mask: Mask = None) -> Result:
+        values, factors = super().__call__(losses, mask)
+        upper = rule.limits(torch, self.state, self.settings)[1].item()
+        pairs = zip(losses, factors, strict=True)
+        return values, [upper / x if factor < 1 else factor for x, factor in pairs]
+
+
+class IgnoresTheMask(TorchModule):
+    def __call__(self, losses: Sequence[float], mask: Mask = None) -> Result:
+        return super().__call__(losses, None)
+
+
+class NeverWarmsUp(TorchModule):
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.module.settings = Settings(**settings, warmup=1)
+
+
+ORDINARY = {"batches": stream(), "num_stddev": 2.0, "decay": 0.9}
+CLEAN = {"batches": stream(calls=200, bad=False, masked=False), "decay": 0.97}
+NARROW = {"batches": stream(calls=200, spread=1e-3, bad=False, masked=False), "decay": 0.97}
+
+
+@pytest.mark.parametrize(
+    ("fault", "sound", "run"),
+    [
+        (ZeroGradient, Numpy, ORDINARY),
+        (UnclippedMoments, TorchPure, CLEAN),
+        (RawMoments, Numpy, NARROW),
+        (MovesInEvaluation, TorchModule, CLEAN),
+        (NaNEntersTheMoments, Numpy, ORDINARY),
+        (LimitFromTheNewMoments, TorchPure, CLEAN),
+        (IgnoresTheMask, TorchModule, ORDINARY),
+        (NeverWarmsUp, TorchModule, CLEAN),
+    ],
+)
+def test_the_agreement_tests_catch(fault, sound, run) -> None:
+    assert_agrees(sound, **run)
+    with pytest.raises(AssertionError, match=f"call .* of {fault.__name__}|assert"):
+        assert_agrees(fault, **run)

@@ -1,0 +1,182 @@
+"""Settings: what is accepted at the edge, and every refusal word for word."""
+
+import copy
+import math
+import pickle
+from dataclasses import FrozenInstanceError
+
+import numpy as np
+import pytest
+import torch
+
+from alrc import Settings
+from alrc.torch import ALRC
+
+TOGETHER = (
+    "ALRC: mu1_start and mu2_start must be given together, because a limit needs the mean loss "
+    "and the mean squared loss; got "
+)
+REFUSED = {
+    "width": (
+        {"num_stddev": 0},
+        "ALRC: num_stddev must be greater than 0, because it counts the standard deviations above "
+        "the mean at which losses are limited; got 0.0. Pass num_stddev=3.0, or "
+        "num_stddev=math.inf to limit nothing on that side.",
+    ),
+    "nan width": (
+        {"num_stddev": math.nan},
+        "ALRC: num_stddev must be greater than 0, because it counts the standard deviations above "
+        "the mean at which losses are limited; got nan. Pass num_stddev=3.0, or "
+        "num_stddev=math.inf to limit nothing on that side.",
+    ),
+    "width below": (
+        {"num_stddev_below": -1.5},
+        "ALRC: num_stddev_below must be greater than 0, because it counts the standard deviations "
+        "below the mean at which losses are limited; got -1.5. Pass num_stddev_below=3.0, or "
+        "num_stddev_below=None to limit nothing on that side.",
+    ),
+    "decay 1": (
+        {"decay": 1},
+        "ALRC: decay must be at least 0 and less than 1, because it is the share of the old "
+        "moments kept at each call; got 1.0. Pass decay=0.999 to remember about the last 1000 "
+        "calls.",
+    ),
+    "decay as a number of calls": (
+        {"decay": 500},
+        "ALRC: decay must be at least 0 and less than 1, because it is the share of the old "
+        "moments kept at each call; got 500.0. To remember about the last 500 calls, pass "
+        "decay=0.998.",
+    ),
+    "negative decay": (
+        {"decay": -0.1},
+        "ALRC: decay must be at least 0 and less than 1, because it is the share of the old "
+        "moments kept at each call; got -0.1. Pass decay=0.999 to remember about the last 1000 "
+        "calls.",
+    ),
+    "nan decay": (
+        {"decay": math.nan},
+        "ALRC: decay must be at least 0 and less than 1, because it is the share of the old "
+        "moments kept at each call; got nan. Pass decay=0.999 to remember about the last 1000 "
+        "calls.",
+    ),
+    "warmup": (
+        {"warmup": 0},
+        "ALRC: warmup must be at least 1, because the first limit needs losses to be computed "
+        "from; got 0. Pass warmup=10, or give mu1_start and mu2_start to limit from the first "
+        "call.",
+    ),
+    "center": (
+        {"center": "median"},
+        "ALRC: center must be 'zero' or 'mean', the point towards which gradients are scaled; got "
+        "'median'. Pass center='zero' for losses >= 0, or center='mean' for losses of either sign.",
+    ),
+    "only mu1": (
+        {"mu1_start": 2},
+        f"{TOGETHER}mu1_start=2.0 and mu2_start=None. If your losses spread by s around it, add "
+        "mu2_start=mu1_start**2 + s**2, or leave both out to start automatically.",
+    ),
+    "only mu2": (
+        {"mu2_start": 2},
+        f"{TOGETHER}mu1_start=None and mu2_start=2.0. Add mu1_start, the mean loss, or leave both "
+        "out to start automatically.",
+    ),
+    "infinite mu1": (
+        {"mu1_start": math.inf, "mu2_start": 1},
+        "ALRC: mu1_start must be finite in float32, because it is the mean loss; got inf. Pass an "
+        "estimate of the mean loss, or leave mu1_start and mu2_start out to start automatically.",
+    ),
+    "negative mu2": (
+        {"mu1_start": 1, "mu2_start": -1},
+        "ALRC: mu2_start must be at least 0 and finite in float32, because it is the mean squared "
+        "loss; got -1.0. Pass mu1_start**2 + s**2 for losses that spread by s, or leave mu1_start "
+        "and mu2_start out to start automatically.",
+    ),
+    "too large mu2": (
+        {"mu1_start": 1, "mu2_start": 1e39},
+        "ALRC: mu2_start must be at least 0 and finite in float32, because it is the mean squared "
+        "loss; got 1e+39. Pass mu1_start**2 + s**2 for losses that spread by s, or leave mu1_start "
+        "and mu2_start out to start automatically.",
+    ),
+}
+WRONG_TYPE = {
+    "string": (
+        {"num_stddev": "3"},
+        "ALRC: num_stddev must be a number; got '3' of type str. Pass a float, for example "
+        "num_stddev=2.5.",
+    ),
+    "none": (
+        {"decay": None},
+        "ALRC: decay must be a number; got None of type NoneType. Pass a float, for example "
+        "decay=2.5.",
+    ),
+    "bool": (
+        {"num_stddev_below": False},
+        "ALRC: num_stddev_below must be a number; got False of type bool. Pass a float, for "
+        "example num_stddev_below=2.5.",
+    ),
+    "fractional warmup": (
+        {"warmup": 2.5},
+        "ALRC: warmup must be a whole number; got 2.5 of type float. Pass an int, for example "
+        "warmup=10.",
+    ),
+    "bool warmup": (
+        {"warmup": True},
+        "ALRC: warmup must be a whole number; got True of type bool. Pass an int, for example "
+        "warmup=10.",
+    ),
+}
+
+
+@pytest.mark.parametrize("make", [Settings, ALRC])
+@pytest.mark.parametrize("case", REFUSED)
+def test_values_out_of_range_are_refused(make, case) -> None:
+    arguments, message = REFUSED[case]
+    with pytest.raises(ValueError) as error:  # noqa: PT011 - the whole message is compared
+        make(**arguments)
+    assert str(error.value) == message
+
+
+@pytest.mark.parametrize("make", [Settings, ALRC])
+@pytest.mark.parametrize("case", WRONG_TYPE)
+def test_values_of_the_wrong_type_are_refused(make, case) -> None:
+    arguments, message = WRONG_TYPE[case]
+    with pytest.raises(TypeError) as error:
+        make(**arguments)
+    assert str(error.value) == message
+
+
+def test_the_edges_are_accepted() -> None:
+    Settings(num_stddev=1e-30, decay=0, num_stddev_below=math.inf, warmup=1)
+    Settings(num_stddev=math.inf, decay=1 - 1e-15, mu1_start=0, mu2_start=0, center="mean")
+    assert Settings(mu1_start=-2, mu2_start=4).start == (-2.0, 0.0)
+
+
+def test_scalars_of_other_libraries_become_plain_numbers() -> None:
+    settings = Settings(
+        np.float32(2), 0.5, torch.tensor(3.0), np.array(13), warmup=np.int64(7), num_stddev_below=1
+    )
+    assert settings == Settings(2.0, 0.5, 3.0, 13.0, warmup=7, num_stddev_below=1.0)
+    assert settings.start == (3.0, 4.0)
+    assert {type(getattr(settings, name)) for name in ("num_stddev", "mu1_start", "decay")} == {
+        float
+    }
+
+
+def test_a_start_below_its_own_square_warns_at_the_line_of_the_user() -> None:
+    with pytest.warns(UserWarning, match="mu2_start is the mean squared loss") as record:
+        settings = Settings(mu1_start=3, mu2_start=8.9)
+    assert record[0].filename == __file__
+    assert settings.start == (3.0, 0.0)
+
+
+def test_settings_cannot_be_changed_and_can_be_copied() -> None:
+    settings = Settings(num_stddev=2)
+    with pytest.raises(FrozenInstanceError):
+        settings.num_stddev = 1.0
+    assert copy.deepcopy(settings) == pickle.loads(pickle.dumps(settings)) == settings
+
+
+def test_automatic_start_is_told_from_given_starts() -> None:
+    assert Settings().automatic
+    assert Settings().start == (0.0, 0.0)
+    assert not Settings(mu1_start=1, mu2_start=2).automatic
