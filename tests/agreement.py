@@ -23,8 +23,8 @@ def assert_agrees(row: type[FrontEnd], batches: Sequence[Batch], **settings: Any
         losses = [float(x) for x in np.asarray(losses, np.float32)]
         if index % 3 == 2:
             before = ours.moments
-            assert ours.evaluate([7.0, 1e9]) == ([7.0, 1e9], [1.0, 1.0])
-            assert ours.moments == before
+            assert ours.evaluate([7.0, 1e9]) == ([7.0, 1e9], [1.0, 1.0]), f"evaluation, {row}"
+            assert ours.moments == before, f"evaluation of {row.__name__} moved the moments"
         limits, updates_before = (reference.lower, reference.upper), reference.num_updates
         pivot = reference.mean if settings.get("center") == "mean" else 0.0
         values, factors = ours(losses, mask)

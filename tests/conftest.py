@@ -1,7 +1,10 @@
 """What holds for all tests: one thread, and hypothesis without a clock."""
 
 import hypothesis
+import pytest
 import torch
+
+pytest.register_assert_rewrite("agreement")
 
 # Examples are the same in every run of the same tests; how long one takes says nothing.
 hypothesis.settings.register_profile("alrc", deadline=None, derandomize=True, max_examples=100)

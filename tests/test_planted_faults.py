@@ -107,5 +107,5 @@ NARROW = {"batches": stream(calls=200, spread=1e-3, bad=False, masked=False), "d
 )
 def test_the_agreement_tests_catch(fault, sound, run) -> None:
     assert_agrees(sound, **run)
-    with pytest.raises(AssertionError, match=f"call .* of {fault.__name__}|assert"):
+    with pytest.raises(AssertionError, match=f"of {fault.__name__}"):
         assert_agrees(fault, **run)

@@ -327,6 +327,14 @@ def test_jit_trace_bakes_no_number_in() -> None:
     assert (alrc.num_updates, alrc.num_clipped) == (3, 2)
 
 
+def test_a_path_that_is_being_compiled_computes_from_copies_of_the_moments(monkeypatch) -> None:
+    settings = Settings(**START)
+    plain = clip(torch.tensor([8.0, 1.0]), init(settings), settings)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    copied = clip(torch.tensor([8.0, 1.0]), init(settings), settings)
+    torch.testing.assert_close(copied, plain, rtol=0.0, atol=0.0)
+
+
 def test_host_and_tensor_path_have_the_same_gradients() -> None:
     losses = [0.5, 8.0, 4.0, 1e20]
     settings = Settings(**START)

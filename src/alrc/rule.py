@@ -2,7 +2,7 @@
 
 Every function takes the array module ``xp`` first and uses only operators and the names ``where``,
 ``clip``, ``divide``, ``sqrt``, ``sum`` and ``ones_like``. NumPy, torch, jax.numpy and keras.ops
-have them, and so does :class:`Floats` below, for which a Python float is an array of one loss.
+have them; :class:`Floats` below has those that are needed for a single number.
 Nothing here knows of automatic differentiation: losses come in detached, and :func:`attach` puts
 the result back.
 
@@ -71,7 +71,7 @@ class Step(NamedTuple):
 
 
 class Floats:
-    """The array module of plain Python floats, for which every array holds one number."""
+    """The array module of Python floats: all that is needed where there is only one number."""
 
     sqrt = math.sqrt
 
@@ -86,10 +86,6 @@ class Floats:
     @staticmethod
     def divide(x: float, y: float) -> float:
         return x / y if y else math.copysign(math.inf, x)
-
-    @staticmethod
-    def sum(x: float) -> float:
-        return x
 
     @staticmethod
     def ones_like(x: float) -> float:

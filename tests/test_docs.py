@@ -1,0 +1,56 @@
+"""Every Python block of README.md and every example in a docstring runs."""
+
+import doctest
+import importlib
+import pkgutil
+import re
+from pathlib import Path
+
+import pytest
+
+import alrc
+
+ROOT = Path(__file__).parents[1]
+MODULES = sorted(m.name for m in pkgutil.walk_packages(alrc.__path__, "alrc."))
+PAGES = sorted(
+    page
+    for page in (ROOT / "README.md", *ROOT.glob("docs/**/*.md"))
+    if page.name == "README.md" or "```python" in page.read_text()
+)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_docstring_examples(name: str) -> None:
+    module = importlib.import_module(name)
+    assert doctest.testmod(module).failed == 0
+
+
+def test_the_public_names_have_examples_that_are_found() -> None:
+    finder = doctest.DocTestFinder()
+    for name in ("alrc.settings.Settings", "alrc.torch.ALRC", "alrc.torch.clip", "alrc.torch.init"):
+        module, _, attribute = name.rpartition(".")
+        public = getattr(importlib.import_module(module), attribute)
+        assert any(test.examples for test in finder.find(public)), name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_python_blocks_run(page: Path) -> None:
+    blocks = re.findall(r"^```python\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
+    assert blocks
+    namespace: dict[str, object] = {}
+    for block in blocks:  # one after the other: a later block may use an earlier one's names
+        exec(compile(block, str(page), "exec"), namespace)
+
+
+def test_every_guarantee_names_a_test_that_exists() -> None:
+    page = (ROOT / "docs/guarantees.md").read_text()
+    named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", page)
+    assert len(named) > 30
+    for file, test in named:
+        assert f"\ndef {test}(" in (ROOT / "tests" / file).read_text(), f"{file}::{test}"
+
+
+def test_every_named_guarantee_test_is_on_the_page() -> None:
+    page = (ROOT / "docs/guarantees.md").read_text()
+    tests = re.findall(r"^def (test_\w+)\(", (ROOT / "tests/test_guarantees.py").read_text(), re.M)
+    assert [test for test in tests if f"::{test}`" not in page] == []
