@@ -4,7 +4,8 @@ Every function takes the array module ``xp`` first and uses only operators and t
 ``clip``, ``divide``, ``sqrt``, ``sum`` and ``ones_like``. NumPy, torch, jax.numpy and keras.ops
 have them; :class:`Floats` below has those that are needed for a single number.
 Nothing here knows of automatic differentiation: losses come in detached, and :func:`attach` puts
-the result back.
+the result back. Constants meet ``where`` as arrays, since some modules take no numbers there, and
+others copy them to the device at every call.
 
 The paper's recursion on the raw moments mu1 and mu2 is carried out on the mean m = mu1 and the
 variance v = mu2 - mu1**2: the same numbers in exact arithmetic, but in float32 mu2 - mu1**2
@@ -100,10 +101,11 @@ def limits(xp: Module, moments: Moments, settings: Settings) -> tuple[Array, Arr
     active = stddev > 0
     if settings.automatic:
         active = active & (num_updates >= settings.warmup)
-    upper = xp.where(active, mean + settings.num_stddev * stddev, math.inf)
+    infinite = math.inf * xp.ones_like(mean)
+    upper = xp.where(active, mean + settings.num_stddev * stddev, infinite)
     if settings.num_stddev_below is None:
-        return -math.inf, upper
-    return xp.where(active, mean - settings.num_stddev_below * stddev, -math.inf), upper
+        return -infinite, upper
+    return xp.where(active, mean - settings.num_stddev_below * stddev, -infinite), upper
 
 
 def limit(
@@ -119,9 +121,9 @@ def limit(
     one = xp.ones_like(mean)
     offset = losses if settings.center == "zero" else losses - mean
 
-    def share(bound: Array, where: Array) -> Array:
+    def share(bound: Array, beyond: Array) -> Array:
         bound = bound if settings.center == "zero" else bound - mean
-        return xp.divide(xp.where(where, bound, one), xp.where(where, offset, one))
+        return xp.where(beyond, xp.divide(bound, offset), one)
 
     above = losses > upper
     if counted is not None:
@@ -167,8 +169,9 @@ def advance(
     share = 1.0 - settings.decay
     if settings.automatic:
         # The plain average of all losses so far, until that is longer than the decay.
-        average = xp.ones_like(mean) / (num_updates + 1)
-        share = xp.where(average > share, average, share)
+        one = xp.ones_like(mean)
+        average = one / (num_updates + 1)
+        share = xp.where(average > share, average, share * one)
     step = share * shift
     new_mean = mean + step
     new_variance = variance + step * ((1.0 - share) * shift) + share * (spread - variance)
@@ -199,14 +202,15 @@ def step(
     counted = finite & wanted
     bounds = limits(xp, moments, settings)
     result = limit(xp, losses, counted, bounds, moments.mean, settings)
-    weights = xp.where(counted, weights, 0.0)
+    one = xp.ones_like(moments.mean)
+    weights = xp.where(counted, weights, 0.0 * one)
     total = xp.sum(weights)
     shift, spread = summarise(
         xp,
         # A loss that does not count may be NaN, which a weight of 0 would not silence.
         xp.where(counted, result.value, moments.mean),
         weights,
-        xp.where(total > 0, total, 1.0),
+        xp.where(total > 0, total, one),
         moments.mean,
     )
     return Step(
