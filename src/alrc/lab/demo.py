@@ -1,0 +1,214 @@
+"""Two runs side by side, plain and with ALRC, that differ in nothing else."""
+
+import math
+import multiprocessing
+import signal
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from multiprocessing.connection import Connection, wait
+from typing import NamedTuple
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from alrc.lab.training import Run, RunConfig, Task, train
+
+__all__ = ["RunError", "Timed", "compare", "run_side_by_side", "verdict"]
+
+REPORT_SECONDS = 0.25
+
+
+class Timed(NamedTuple):
+    """A finished run, and the seconds it took."""
+
+    run: Run
+    seconds: float
+
+
+class RunError(RuntimeError):
+    """A run ended without a result; the message holds its traceback, if it left one."""
+
+
+class _State(NamedTuple):
+    """How far a run has come."""
+
+    iteration: int
+    error: float  # mean of the last hundredth of the run
+    limit: float
+    num_clipped: int
+
+    @classmethod
+    def of(cls, step: int, run: Run) -> "_State":
+        window = max(run.config.iterations // 100, 1)
+        return cls(
+            step,
+            float(run.losses[max(step - window, 0) : step].mean()),
+            float(run.limits[step - 1]),
+            int(run.clipped[:step].sum()),
+        )
+
+    def __str__(self) -> str:
+        return f"error {self.error:7.3g} limit {self.limit:5.3g} clipped {self.num_clipped:5,}"
+
+
+def run_side_by_side(
+    task: Task, configs: Mapping[str, RunConfig], console: Console
+) -> dict[str, Timed]:
+    """Trains every configuration in a process of its own, one thread each, showing progress.
+
+    However this ends, no process is left running.
+
+    Args:
+        task: What to learn; has to be picklable.
+        configs: Name of each run, and what fixes it.
+        console: Where to show progress: live on a terminal, else a line per tenth of a run.
+
+    Raises:
+        RunError: If a run ends without a result.
+    """
+    context = multiprocessing.get_context("spawn")
+    workers, names = [], {}
+    # Workers inherit this, so that Ctrl-C reaches this process alone, which then stops them.
+    interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        for name in configs:
+            connection, other_end = context.Pipe()
+            worker = context.Process(target=_work, args=(other_end,), name=name, daemon=True)
+            worker.start()
+            other_end.close()  # or the end of the worker would not end the conversation
+            workers.append(worker)
+            names[connection] = name
+    finally:
+        signal.signal(signal.SIGINT, interrupt)
+    try:
+        for connection, name in names.items():
+            connection.send((task, configs[name]))
+        with _display(configs, console) as show:
+            results = dict(_results(names, show))
+        return {name: results[name] for name in configs}
+    except (EOFError, ConnectionError):
+        raise RunError("a run was ended from outside; was there too little memory?") from None
+    finally:
+        for worker in workers:
+            worker.terminate()
+            worker.join()
+
+
+def _results(
+    names: dict[Connection, str], show: Callable[[str, _State], None]
+) -> Iterator[tuple[str, Timed]]:
+    """Passes on what the workers report until each has sent its result."""
+    while names:
+        for connection in set(names).intersection(wait(list(names))):
+            name, message = names[connection], connection.recv()
+            match message:
+                case _State():
+                    show(name, message)
+                case Timed():
+                    del names[connection]
+                    yield name, message
+                case _:
+                    raise RunError(f"{message}the {name} run failed; its traceback is above.")
+
+
+def _work(connection: Connection) -> None:
+    """A worker: receives task and configuration; sends states, then the result or a traceback."""
+    torch.set_num_threads(1)
+    last = 0.0
+
+    def report(step: int, run: Run) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= REPORT_SECONDS or step == run.config.iterations:
+            last = now
+            connection.send(_State.of(step, run))
+
+    try:
+        task, config = connection.recv()
+        start = time.perf_counter()
+        run = train(task, config, report)
+        connection.send(Timed(run, time.perf_counter() - start))
+    except (BrokenPipeError, EOFError):
+        pass  # nobody is listening any more
+    except Exception:
+        connection.send(traceback.format_exc())
+
+
+@contextmanager
+def _display(
+    configs: Mapping[str, RunConfig], console: Console
+) -> Iterator[Callable[[str, _State], None]]:
+    if not console.is_terminal:
+        shown = dict.fromkeys(configs, 0)
+
+        def show_line(name: str, state: _State) -> None:
+            total = configs[name].iterations
+            if (tenth := 10 * state.iteration // total) > shown[name]:
+                shown[name] = tenth
+                console.print(f"{name:5} {state.iteration:7,}/{total:,} {state}")
+
+        yield show_line
+        return
+
+    columns = (
+        TextColumn("{task.description:5}"),
+        BarColumn(bar_width=None),
+        TextColumn("{task.completed:,}/{task.total:,} {task.fields[state]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, expand=True) as progress:
+        bars = {
+            name: progress.add_task(name, total=config.iterations, state="starting")
+            for name, config in configs.items()
+        }
+
+        def show_bar(name: str, state: _State) -> None:
+            progress.update(bars[name], completed=state.iteration, state=str(state))
+
+        yield show_bar
+
+
+def compare(results: Mapping[str, Timed]) -> Table:
+    """A table of what came of the runs, a row each."""
+    iterations = next(iter(results.values())).run.config.iterations
+    table = Table("")
+    table.add_column(f"mean error, last {iterations // 10:,}", justify="right")
+    table.add_column(f"largest spike after {iterations // 5:,}", justify="right")
+    table.add_column("losses clipped", justify="right")
+    table.add_column("time", justify="right")
+    for name, (run, seconds) in results.items():
+        count, share = run.clipped.sum(), run.clipped.mean()
+        table.add_row(
+            name,
+            f"{run.final_error:.4g}",
+            f"{run.largest_spike:.4g}",
+            f"{count:,} ({share:.2%})" if run.config.num_stddev is not None else "-",
+            f"{seconds:.0f} s",
+        )
+    return table
+
+
+def verdict(plain: Run, alrc: Run) -> str:
+    """One sentence on whether the mean error of the last tenth is lower with ALRC."""
+    before, after = plain.final_error, alrc.final_error
+    if not math.isfinite(after):
+        outcome = "No gain with this seed: the run with ALRC diverged"
+    elif not math.isfinite(before):
+        outcome = "With this seed the plain run diverged and the run with ALRC did not"
+    elif after < before:
+        outcome = (
+            "With this seed the mean error of the last tenth is "
+            f"{1 - after / before:.1%} lower with ALRC"
+        )
+    elif after > before:
+        outcome = (
+            "No gain with this seed: the mean error of the last tenth is "
+            f"{after / before - 1:.1%} higher with ALRC"
+        )
+    else:
+        outcome = "No gain with this seed: the mean errors of the last tenth are equal"
+    return f"{outcome}; one seed is a lead, not a result."
