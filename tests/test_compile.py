@@ -96,6 +96,17 @@ def test_a_mask_compiles_too() -> None:
     torch.testing.assert_close(dict(alrc.state_dict()), dict(eager.state_dict()))
 
 
+def test_the_threshold_can_be_read_inside_a_graph() -> None:
+    alrc = ALRC(mu1_start=1.0, mu2_start=2.0)
+
+    def call(loss):
+        threshold = alrc.threshold
+        return alrc(loss), threshold
+
+    compiled = torch.compile(call, fullgraph=True, backend="aot_eager")
+    assert compiled(torch.tensor([8.0, 1.0]))[1] == 4.0
+
+
 def test_evaluation_compiles_to_the_identity() -> None:
     alrc = ALRC(mu1_start=1.0, mu2_start=2.0).eval()
     compiled = torch.compile(alrc, fullgraph=True, backend="aot_eager")

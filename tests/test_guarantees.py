@@ -128,6 +128,34 @@ def test_a_single_loss_of_0_or_less_is_not_raised_by_the_lower_side(row) -> None
 
 
 @pytest.mark.parametrize("row", QUICK)
+def test_the_factor_of_a_tiny_loss_that_is_raised_is_finite(row) -> None:
+    values, factors = started(row, num_stddev_below=0.5)([1e-45, 1.0])
+    assert values == [0.5, 1.0]
+    assert factors == [2.0**126, 1.0]
+
+
+@pytest.mark.parametrize("row", QUICK)
+def test_losses_that_do_not_count_are_not_limited_on_either_side(row) -> None:
+    front_end = started(row, num_stddev_below=0.5)
+    assert front_end([0.25, 8.0, 1.0], [0.0, 0.0, 1.0]) == ([0.25, 8.0, 1.0], [1.0] * 3)
+    assert front_end.counts in (None, (1, 0, 0))
+
+
+@pytest.mark.parametrize("row", QUICK)
+def test_a_loss_at_the_limit_is_not_beyond_it(row) -> None:
+    front_end = started(row, num_stddev_below=0.5)
+    assert front_end([4.0, 0.5]) == ([4.0, 0.5], [1.0, 1.0])
+    assert front_end.counts in (None, (2, 0, 0))
+
+
+@pytest.mark.parametrize("row", ROWS)
+@pytest.mark.parametrize("mean", [1.0, -1.0])
+def test_the_standard_deviation_counts_as_a_ten_thousandth_of_the_mean_at_least(row, mean) -> None:
+    front_end = ROWS[row](mu1_start=mean, mu2_start=1.0, center="mean")  # variance 0
+    assert front_end([5.0])[0] == [pytest.approx(mean + 3e-4, abs=2e-7)]
+
+
+@pytest.mark.parametrize("row", QUICK)
 @given(losses=BATCH, exponent=st.integers(-10, 10))
 def test_scale_law(row, losses, exponent) -> None:
     c = 2.0**exponent  # exact in floating point, so that equality can be exact
@@ -259,6 +287,13 @@ def test_losses_whose_square_overflows_float32_do_not_break_the_state(row) -> No
         front_end([1.0, 2.0])
     assert front_end.moments == (1.5, 0.25, 10)
     assert front_end([1e30]) == ([3.0], [pytest.approx(3e-30)])
+
+    scalars = ROWS[row]()
+    scalars([3e38])  # no such mean either: beyond 2**127
+    assert scalars.moments == (0.0, 0.0, 0)
+    for loss in (1.0, 1e30, 1.0):
+        scalars([loss])
+    assert scalars.moments == (1.0, 0.0, 2)
 
 
 def calls_until_let_through(front_end, loss: float, at_most: int) -> int:
@@ -420,10 +455,16 @@ REFUSED = {
     "overflowing mean": ("mean", torch.tensor(1e60).double(), None),
     "negative variance": ("variance", torch.tensor(-0.5), "at least 0; got -0.5"),
     "nan variance": ("variance", torch.tensor(math.nan), "finite in float32; got nan"),
-    "shape": ("mean", torch.ones(2), "a tensor of shape (); got shape (2,)"),
-    "no tensor": ("mean", 3.0, "a tensor of shape (); got 3.0"),
-    "negative count": ("num_losses", torch.tensor(-1), "a count, 0 or more; got -1"),
-    "fraction": ("num_updates", torch.tensor(1.5), "a count, 0 or more; got 1.5"),
+    "shape": ("mean", torch.ones(2), "a real tensor of shape (); got shape (2,)"),
+    "no tensor": ("mean", 3.0, "a real tensor of shape (); got 3.0"),
+    "negative count": ("num_losses", torch.tensor(-1), "a count, 0 or more, in int64; got -1"),
+    "count beyond int64": (
+        "num_updates",
+        torch.tensor(2.0**63),
+        "a count, 0 or more, in int64; got 9.223372036854776e+18",
+    ),
+    "complex": ("mean", torch.tensor(1 + 1j), "a real tensor of shape (); got shape ()"),
+    "fraction": ("num_updates", torch.tensor(1.5), "a count, 0 or more, in int64; got 1.5"),
 }
 
 
@@ -451,7 +492,9 @@ def test_a_checkpoint_with_only_half_the_state_is_not_taken_over() -> None:
     half = {"mean": other.mean}
     with pytest.raises(RuntimeError, match=r'Missing key.*"variance", "num_updates"'):
         alrc.load_state_dict(half)
-    missing = alrc.load_state_dict(half, strict=False).missing_keys
+    result = alrc.load_state_dict(half | {"mu1": other.mean}, strict=False)
+    assert result.unexpected_keys == ["mu1"]
+    missing = result.missing_keys
     assert missing == ["variance", "num_updates", "num_losses", "num_clipped", "num_nonfinite"]
     assert alrc.mean == 1.0
 

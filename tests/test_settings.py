@@ -61,9 +61,21 @@ REFUSED = {
     ),
     "warmup": (
         {"warmup": 0},
-        "ALRC: warmup must be at least 1, because the first limit needs losses to be computed "
-        "from; got 0. Pass warmup=10, or give mu1_start and mu2_start to limit from the first "
-        "call.",
+        "ALRC: warmup must be from 1 to 2**63 - 1, because the first limit needs losses to be "
+        "computed from; got 0. Pass warmup=10, or give mu1_start and mu2_start to limit from the "
+        "first call.",
+    ),
+    "endless warmup": (
+        {"warmup": 2**63},
+        "ALRC: warmup must be from 1 to 2**63 - 1, because the first limit needs losses to be "
+        "computed from; got 9223372036854775808. Pass warmup=10, or give mu1_start and mu2_start "
+        "to limit from the first call.",
+    ),
+    "decay just above 1": (
+        {"decay": 1.5},
+        "ALRC: decay must be at least 0 and less than 1, because it is the share of the old "
+        "moments kept at each call; got 1.5. Pass decay=0.999 to remember about the last 1000 "
+        "calls.",
     ),
     "center": (
         {"center": "median"},
@@ -108,6 +120,16 @@ WRONG_TYPE = {
         {"decay": None},
         "ALRC: decay must be a number; got None of type NoneType. Pass a float, for example "
         "decay=2.5.",
+    ),
+    "beyond a float": (
+        {"num_stddev": 10**309},
+        f"ALRC: num_stddev must be a number; got {10**309} of type int. Pass a float, for example "
+        "num_stddev=2.5.",
+    ),
+    "tensor without a value": (
+        {"mu1_start": torch.empty((), device="meta"), "mu2_start": 1.0},
+        "ALRC: mu1_start must be a number; got tensor(..., device='meta', size=()) of type Tensor. "
+        "Pass a float, for example mu1_start=2.5.",
     ),
     "bool": (
         {"num_stddev_below": False},

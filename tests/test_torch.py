@@ -10,7 +10,7 @@ from torch import nn
 from torch.func import functional_call, grad, stack_module_state, vmap
 
 from alrc import Settings
-from alrc.torch import ALRC, clip, init
+from alrc.torch import ALRC, Moments, clip, init
 
 START = {"mu1_start": 1.0, "mu2_start": 2.0}  # limit 4
 
@@ -40,6 +40,53 @@ def test_a_mask_weighs_losses_and_lets_the_others_through() -> None:
     alrc.reset_parameters()
     alrc(torch.tensor([2.0, 9.0, 3.0]), torch.tensor([3.0, 0.0, 1.0]))
     assert alrc.mean == 1 + 0.5 * (3 * 1 + 1 * 2) / 4
+
+
+def test_a_mask_with_a_gradient_leaves_no_graph_in_the_state() -> None:
+    alrc, settings = ALRC(**START), Settings(**START)
+    mask = torch.sigmoid(torch.ones(2, requires_grad=True))
+    for _ in range(2):
+        losses = torch.tensor([8.0, 1.0], requires_grad=True)
+        alrc(losses, mask).sum().backward()
+    _, moments = clip(losses, init(settings), settings, mask)
+    assert not any(x.requires_grad for x in (*alrc.buffers(), *moments))
+    copy.deepcopy(alrc)
+
+
+def test_half_precision_losses_move_the_moments_in_float32() -> None:
+    torch.manual_seed(0)
+    losses = torch.rand(2000).bfloat16()
+    exact = losses.double()
+    for shape_of in (lambda x: x, lambda x: x[None]):
+        alrc = ALRC()
+        alrc(shape_of(losses))
+        torch.testing.assert_close(alrc.mean.double(), exact.mean(), rtol=1e-6, atol=0.0)
+        expected = exact.var(correction=0)
+        torch.testing.assert_close(alrc.variance.double(), expected, rtol=1e-6, atol=0.0)
+
+
+def test_float64_losses_keep_their_precision_beside_a_clipped_one() -> None:
+    losses = torch.tensor([1 + 1e-12, 8.0], dtype=torch.float64)
+    assert ALRC(**START)(losses).tolist() == [1 + 1e-12, 4.0]
+
+
+def test_a_foreign_default_device_does_not_matter() -> None:
+    alrc, losses = ALRC(**START), torch.tensor([8.0, 1.0])
+    with torch.device("meta"):
+        assert alrc(losses).tolist() == [4.0, 1.0]
+        assert alrc.threshold.device.type == "cpu"
+
+
+class Tagged(torch.Tensor):
+    """A subclass without a behaviour of its own."""
+
+
+@pytest.mark.parametrize("shape", [(), (2,)])
+def test_a_tensor_subclass_keeps_its_type(shape) -> None:
+    loss = torch.full(shape, 8.0).as_subclass(Tagged)
+    clipped = ALRC(**START)(loss)
+    assert isinstance(clipped, Tagged)
+    assert (clipped == 4.0).all()
 
 
 def test_losses_that_do_not_require_gradients_move_the_moments_too() -> None:
@@ -169,11 +216,29 @@ def test_a_checkpoint_on_the_meta_device_is_not_looked_into() -> None:
     assert alrc.mean.is_meta
 
 
-def test_assign_true_keeps_the_dtypes() -> None:
-    alrc = ALRC()
-    alrc.load_state_dict(
-        {name: x.double() for name, x in ALRC(**START).state_dict().items()}, assign=True
-    )
+def test_init_takes_a_device() -> None:
+    assert all(moment.is_meta for moment in init(Settings(), device="meta"))
+
+
+def test_moving_and_casting_at_once_moves_the_state_only() -> None:
+    alrc = ALRC().to("meta", torch.bfloat16)
+    assert all(buffer.is_meta for buffer in alrc.buffers())
+    assert alrc.mean.dtype == torch.float32
+
+
+def test_moments_of_the_pure_function_can_be_saved_without_pickled_classes(tmp_path) -> None:
+    moments = init(Settings(**START))
+    torch.save(tuple(moments), tmp_path / "moments.pt")
+    assert Moments(*torch.load(tmp_path / "moments.pt", weights_only=True)) == moments
+
+
+def test_assign_true_keeps_dtypes_and_buffers() -> None:
+    alrc, other = ALRC(**START), ALRC(**START)
+    state = {name: x.double() for name, x in other.state_dict().items()}
+    state["mean"] = nn.Parameter(state["mean"])
+    alrc.load_state_dict(state, assign=True)
+    assert alrc(torch.tensor(8.0)) == 4.0
+    alrc.load_state_dict(state, assign=True)
     assert alrc.mean == 1.0
     assert [x.dtype for x in alrc.buffers()] == [torch.float32] * 2 + [torch.int64] * 4
 

@@ -86,17 +86,17 @@ decay=0.999.
             mend = (
                 f"To remember about the last {self.decay:g} calls, pass "
                 f"decay={1 - 1 / self.decay:.12g}."
-                if 1 < self.decay < math.inf
+                if 2 <= self.decay < math.inf
                 else "Pass decay=0.999 to remember about the last 1000 calls."
             )
             raise ValueError(
                 "ALRC: decay must be at least 0 and less than 1, because it is the share of the "
                 f"old moments kept at each call; got {self.decay}. {mend}"
             )
-        if self.warmup < 1:
+        if not 1 <= self.warmup < 2**63:
             raise ValueError(
-                "ALRC: warmup must be at least 1, because the first limit needs losses to be "
-                f"computed from; got {self.warmup}. Pass warmup=10, or give mu1_start and "
+                "ALRC: warmup must be from 1 to 2**63 - 1, because the first limit needs losses "
+                f"to be computed from; got {self.warmup}. Pass warmup=10, or give mu1_start and "
                 "mu2_start to limit from the first call."
             )
         if self.center not in CENTERS:
@@ -161,7 +161,7 @@ def _number(name: str, value: SupportsFloat) -> float:
     if not isinstance(value, bool | str | bytes):
         try:
             return float(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError, RuntimeError):
             pass
     raise TypeError(
         f"ALRC: {name} must be a number; got {value!r} of type {type(value).__name__}. "

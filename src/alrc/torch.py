@@ -64,6 +64,8 @@ def clip(
 
     Returns:
         The losses, same shape and dtype, limited; and the next moments, same shapes and dtypes.
+        Save the moments as ``tuple(moments)``, which ``torch.load`` reads back without pickled
+        classes, and restore them with ``Moments(*saved)``.
 
     Raises:
         TypeError: If ``loss`` is not a floating tensor, or ``mask`` not a tensor.
@@ -141,8 +143,9 @@ class ALRC(nn.Module):
     Note:
         In ``eval()`` mode, and where gradients are off (``torch.no_grad()``), losses pass
         through and nothing moves. A NaN or infinite loss comes back as it came, is counted, and
-        never enters the moments. Call it outside a region of activation checkpointing, whose
-        second forward pass would count every loss twice.
+        never enters the moments. On the CPU, losses of which none is limited are returned as the
+        same tensor. Call it outside a region of activation checkpointing: inside, the second
+        forward pass meets other moments, and values, gradients or counts are silently wrong.
 
     Raises:
         TypeError: From the constructor, if a setting is of the wrong type; from the call, if
@@ -248,7 +251,8 @@ class ALRC(nn.Module):
                 result = rule.limit(Floats, losses, None, bounds, moments.mean, settings)
                 self.num_clipped.add_(int(result.limited))
             else:
-                lower, upper = (torch.scalar_tensor(x, dtype=losses.dtype) for x in bounds)
+                options = {"dtype": losses.dtype, "device": losses.device}
+                lower, upper = (torch.scalar_tensor(x, **options) for x in bounds)
                 result = rule.limit(torch, losses, None, (lower, upper), buffers.mean, settings)
                 self.num_clipped.add_(result.limited.count_nonzero())
             loss = (loss * result.factor).to(loss.dtype)
@@ -291,15 +295,11 @@ class ALRC(nn.Module):
         return self._thresholds()[0]
 
     def _thresholds(self) -> tuple[Tensor, Tensor]:
-        if self.mean.device.type == "cpu":  # to the last bit what _forward_on_host uses
-            moments = Moments(*(moment.item() for moment in self._moments()))
-            lower, upper = rule.limits(Floats, moments, self.settings)
-        else:
-            lower, upper = rule.limits(torch, self._moments(), self.settings)
-        return (
-            torch.as_tensor(lower, dtype=torch.float32, device=self.mean.device),
-            torch.as_tensor(upper, dtype=torch.float32, device=self.mean.device),
-        )
+        moments = self._moments()
+        if self.mean.device.type == "cpu":  # in float32, to the last bit what limits the losses
+            moments = Moments(*(moment.double() for moment in moments))
+        lower, upper = rule.limits(torch, moments, self.settings)
+        return lower.float(), upper.float()
 
     def extra_repr(self) -> str:
         names = ["num_stddev", "decay"]
@@ -330,9 +330,10 @@ class ALRC(nn.Module):
         error_msgs: list[str],
     ) -> None:
         """Takes the whole state over, or none of it and says why."""
-        missing = [prefix + name for name in _BUFFERS if prefix + name not in state_dict]
-        if missing:
-            missing_keys.extend(missing if strict else [])
+        keys = [prefix + name for name in _BUFFERS]
+        if missing := [key for key in keys if key not in state_dict]:
+            missing_keys.extend(missing)
+            unexpected_keys.extend(k for k in state_dict if k.startswith(prefix) and k not in keys)
             return
         problems = []
         for name in _BUFFERS:
@@ -344,7 +345,8 @@ class ALRC(nn.Module):
                     "start afresh."
                 )
             else:
-                state_dict[key] = value.to(getattr(self, name).dtype)  # for assign=True
+                # With assign=True this very tensor becomes the buffer.
+                state_dict[key] = value.detach().to(getattr(self, name).dtype)
         if problems:
             error_msgs.extend(problems)
             return
@@ -376,7 +378,7 @@ def _step(
     if torch.compiler.is_compiling():
         moments = Moments(*(_snapshot(moment) for moment in moments))
     losses = _detached(loss)
-    weights = None if mask is None else mask.to(losses.dtype)
+    weights = None if mask is None else mask.detach().to(losses.dtype)
     step = rule.step(torch, losses, weights, moments, settings)
     limited = torch.where(step.finite, rule.attach(loss, losses, step.losses), loss)
     return limited.to(loss.dtype), step
@@ -407,14 +409,15 @@ def _extremes(loss: Tensor) -> tuple[float, float]:
 
 def _problem(name: str, value: Any) -> str | None:
     """What is wrong with this value for the state called ``name``, or None."""
-    if not isinstance(value, Tensor) or value.shape != ():
-        shape = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
-        return f"a tensor of shape (); got {shape}"
+    if not isinstance(value, Tensor) or value.shape != () or value.is_complex():
+        got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
+        return f"a real tensor of shape (); got {got}"
     if value.is_meta:
         return None
     number = value.item()
     if name in _COUNTS:
-        return None if number >= 0 and number % 1 == 0 else f"a count, 0 or more; got {number}"
+        sound = 0 <= number < 2**63 and number % 1 == 0
+        return None if sound else f"a count, 0 or more, in int64; got {number}"
     if not abs(number) < rule.LARGEST_MOMENT:
         return f"finite in float32; got {number}"
     return f"at least 0; got {number}" if name == "variance" and number < 0 else None

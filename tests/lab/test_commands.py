@@ -17,6 +17,7 @@ from alrc import __version__
 from alrc.lab import demo, figures
 from alrc.lab.commands import app
 from alrc.lab.demo import RunError, Timed
+from alrc.lab.tasks import Supersampling
 from alrc.lab.training import Run, RunConfig
 
 WIDE = {"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}
@@ -37,17 +38,20 @@ def script(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture
-def instant(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs that take no time."""
+def tasks(monkeypatch: pytest.MonkeyPatch) -> list[Supersampling]:
+    """The tasks that the command trains, in no time."""
+    trained: list[Supersampling] = []
 
-    def run_side_by_side(task: object, configs: dict[str, RunConfig], console: object):
-        def run(config: RunConfig) -> Run:
-            losses = np.ones((config.iterations, config.batch_size), np.float32)
-            return Run(config, losses, losses[:, 0] + 1, losses > 1)
+    def run(config: RunConfig) -> Run:
+        losses = np.ones((config.iterations, config.batch_size), np.float32)
+        return Run(config, losses, losses[:, 0] + 1, losses > 1)
 
+    def run_side_by_side(task: Supersampling, configs: dict[str, RunConfig], console: object):
+        trained.append(task)
         return {name: Timed(run(config), 0.0) for name, config in configs.items()}
 
     monkeypatch.setattr(demo, "run_side_by_side", run_side_by_side)
+    return trained
 
 
 def test_version() -> None:
@@ -103,8 +107,9 @@ def test_demo_trains_twice_and_writes_a_figure(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["figure.png"]
 
 
-@pytest.mark.usefixtures("instant")
-def test_the_figure_says_how_it_was_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_options_reach_task_runs_and_figure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tasks: list[Supersampling]
+) -> None:
     drawn = []
     draw = figures.draw_comparison
 
@@ -129,11 +134,31 @@ def test_the_figure_says_how_it_was_made(tmp_path: Path, monkeypatch: pytest.Mon
         (
             RunConfig(30, 2, "sgd", 0.01, seed=4),
             RunConfig(30, 2, "sgd", 0.01, num_stddev=2.5, seed=4),
-            "Supersampling photographs: squared error, batch size 2, SGD at 0.01, ALRC at 2.5 "
-            "standard deviations, seed 4",
+            "Supersampling photographs with squared error\n"
+            "batch size 2, SGD at 0.01, ALRC at 2.5 standard deviations, seed 4",
             "training error: 25 mean (difference)${}^2$",
         )
     ]
+    assert [(task.power, task.width, task.images.name) for task in tasks] == [
+        (2, 16, "photographs")
+    ]
+
+
+@pytest.mark.parametrize(("arguments", "power"), [([], 4), (["--error", "quartic"], 4)])
+def test_quartic_error_is_the_default(
+    arguments: list[str], power: int, tmp_path: Path, tasks: list[Supersampling]
+) -> None:
+    alrc("demo", *arguments, "--out", str(tmp_path / "figure.png"))
+    assert [task.power for task in tasks] == [power]
+
+
+def test_cifar10_is_read_from_its_folder(tmp_path: Path, tasks: list[Supersampling]) -> None:
+    for number in range(5):
+        (tmp_path / f"data_batch_{number + 1}.bin").write_bytes(bytes(3073))
+    (tmp_path / "test_batch.bin").write_bytes(bytes(3073))
+    out = tmp_path / "figure.png"
+    assert alrc("demo", "--cifar10", str(tmp_path), "--out", str(out))[0] == 0
+    assert [task.images.training.shape for task in tasks] == [(5, 3, 32, 32)]
 
 
 @pytest.mark.parametrize(
@@ -177,7 +202,7 @@ def test_the_figure_says_how_it_was_made(tmp_path: Path, monkeypatch: pytest.Mon
         ),
     ],
 )
-@pytest.mark.usefixtures("instant")
+@pytest.mark.usefixtures("tasks")
 def test_bad_values_are_refused_in_one_line(
     arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -209,7 +234,7 @@ def test_a_run_without_result_leaves_no_figure(
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.usefixtures("instant")
+@pytest.mark.usefixtures("tasks")
 def test_results_are_shown_even_if_the_figure_cannot_be_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -230,20 +255,24 @@ def test_ctrl_c_stops_both_runs(tmp_path: Path) -> None:
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
         "from alrc.cli import main; main()"
     )
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, "demo", "--iterations", "600"],
+    with subprocess.Popen(
+        [sys.executable, "-c", code, "demo", "--iterations", "4000"],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         cwd=tmp_path,
         start_new_session=True,
-    )
-    assert process.stdout is not None
-    line = process.stdout.readline()  # a tenth of one run is done
-    assert line.split()[0] in ("plain", "ALRC")
-    os.killpg(process.pid, signal.SIGINT)
-    # The output ends only when the last process that could write to it has.
-    output, _ = process.communicate(timeout=30)
+    ) as process:
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()  # a tenth of one run is done
+            assert line.split()[0] in ("plain", "ALRC")
+            os.killpg(process.pid, signal.SIGINT)
+            # The output ends only when the last process that could write to it has.
+            output, _ = process.communicate(timeout=20)
+        finally:
+            process.kill()
     assert process.returncode == 130
     assert output.splitlines()[-1] == "alrc: stopped; no figure was written."
+    assert "Traceback" not in output
     assert not list(tmp_path.iterdir())

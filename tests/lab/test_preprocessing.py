@@ -68,12 +68,13 @@ def test_an_image_of_one_colour_stays_finite() -> None:
 
 
 def test_the_smallest_deviation_is_that_of_the_reference() -> None:
-    # One of 3,072 values is one grey level up: deviation 0.018, just below 1/sqrt(3072) = 0.01804.
+    # One of 3,072 values is one grey level up, and contrast 0.2 leaves 0.2 of that: a deviation of
+    # 0.0036, below 1/sqrt(3072) = 0.018.
     image = torch.zeros(1, 3, 32, 32, dtype=torch.uint8)
     image[0, 1, 5, 6] = 1
-    numbers = torch.tensor([[0.9, 0.5, 0.5]])  # no flip, no shift, contrast 1
-    expected = (1 - 1 / 3072) * np.sqrt(3072)
-    assert augment(image, numbers)[0, 1, 5, 6].item() == pytest.approx(expected, rel=1e-3)
+    expected = (0.2 + 0.8 / 1024 - 1 / 3072) * np.sqrt(3072)
+    result = augment(image, torch.tensor([[0.9, 0.5, 0.0]]))  # no flip, no shift
+    assert result[0, 1, 5, 6].item() == pytest.approx(expected, rel=1e-4)
 
 
 def test_halve_resolution_agrees_with_bilinear_by_hand() -> None:

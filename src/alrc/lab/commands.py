@@ -98,8 +98,7 @@ def demo(
     except (ValueError, OSError) as refusal:
         _fail(refusal, 2)
 
-    power = POWERS[error]
-    task = Supersampling(images, power, width=16)
+    task = Supersampling(images, POWERS[error], width=16)
     try:
         results = run_side_by_side(task, configs, Console(stderr=True))
     except RunError as failure:
@@ -111,11 +110,11 @@ def demo(
     typer.echo(verdict(plain, alrc))
 
     title = (
-        f"Supersampling {images.name}: {error} error, batch size {batch_size}, "
-        f"{TITLES[optimizer]} at {learning_rate:.3g}, "
+        f"Supersampling {images.name} with {error} error\n"
+        f"batch size {batch_size}, {TITLES[optimizer]} at {learning_rate:.3g}, "
         f"ALRC at {num_stddev:g} standard deviations, seed {seed}"
     )
-    label = f"training error: 25 mean (difference)${{}}^{power}$"
+    label = f"training error: 25 mean (difference)${{}}^{task.power}$"
     try:
         save(draw_comparison(plain, alrc, title, label), out)
     except OSError as failure:

@@ -5,7 +5,7 @@ import multiprocessing
 import signal
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
 from typing import NamedTuple
@@ -55,12 +55,15 @@ class _State(NamedTuple):
         return f"error {self.error:7.3g} limit {self.limit:5.3g} clipped {self.num_clipped:5,}"
 
 
+Show = Callable[[str, _State], None]
+
+
 def run_side_by_side(
     task: Task, configs: Mapping[str, RunConfig], console: Console
 ) -> dict[str, Timed]:
     """Trains every configuration in a process of its own, one thread each, showing progress.
 
-    However this ends, no process is left running.
+    However this ends, no process is left running. Only for the main thread: it sees to Ctrl-C.
 
     Args:
         task: What to learn; has to be picklable.
@@ -70,37 +73,43 @@ def run_side_by_side(
     Raises:
         RunError: If a run ends without a result.
     """
-    context = multiprocessing.get_context("spawn")
-    workers, names = [], {}
-    # Workers inherit this, so that Ctrl-C reaches this process alone, which then stops them.
-    interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    show_progress = _bars if console.is_terminal else _lines
     try:
-        for name in configs:
-            connection, other_end = context.Pipe()
-            worker = context.Process(target=_work, args=(other_end,), name=name, daemon=True)
-            worker.start()
-            other_end.close()  # or the end of the worker would not end the conversation
-            workers.append(worker)
-            names[connection] = name
-    finally:
-        signal.signal(signal.SIGINT, interrupt)
-    try:
-        for connection, name in names.items():
-            connection.send((task, configs[name]))
-        with _display(configs, console) as show:
+        with _workers(configs) as names, show_progress(configs, console) as show:
+            for connection, name in names.items():
+                connection.send((task, configs[name]))
             results = dict(_results(names, show))
-        return {name: results[name] for name in configs}
     except (EOFError, ConnectionError):
         raise RunError("a run was ended from outside; was there too little memory?") from None
+    return {name: results[name] for name in configs}
+
+
+@contextmanager
+def _workers(names: Iterable[str]) -> Iterator[dict[Connection, str]]:
+    """A process for each name, each at the other end of a connection, until the block ends."""
+    context = multiprocessing.get_context("spawn")
+    workers, connections = [], {}
+    try:
+        # Workers inherit this, so that Ctrl-C reaches this process alone, which then stops them.
+        interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            for name in names:
+                connection, other_end = context.Pipe()
+                worker = context.Process(target=_work, args=(other_end,), name=name, daemon=True)
+                worker.start()
+                other_end.close()  # or the end of the worker would not end the conversation
+                workers.append(worker)
+                connections[connection] = name
+        finally:
+            signal.signal(signal.SIGINT, interrupt)
+        yield connections
     finally:
         for worker in workers:
             worker.terminate()
             worker.join()
 
 
-def _results(
-    names: dict[Connection, str], show: Callable[[str, _State], None]
-) -> Iterator[tuple[str, Timed]]:
+def _results(names: dict[Connection, str], show: Show) -> Iterator[tuple[str, Timed]]:
     """Passes on what the workers report until each has sent its result."""
     while names:
         for connection in set(names).intersection(wait(list(names))):
@@ -139,21 +148,22 @@ def _work(connection: Connection) -> None:
 
 
 @contextmanager
-def _display(
-    configs: Mapping[str, RunConfig], console: Console
-) -> Iterator[Callable[[str, _State], None]]:
-    if not console.is_terminal:
-        shown = dict.fromkeys(configs, 0)
+def _lines(configs: Mapping[str, RunConfig], console: Console) -> Iterator[Show]:
+    """A line for each tenth of each run."""
+    shown = dict.fromkeys(configs, 0)
 
-        def show_line(name: str, state: _State) -> None:
-            total = configs[name].iterations
-            if (tenth := 10 * state.iteration // total) > shown[name]:
-                shown[name] = tenth
-                console.print(f"{name:5} {state.iteration:7,}/{total:,} {state}")
+    def show(name: str, state: _State) -> None:
+        total = configs[name].iterations
+        if (tenth := 10 * state.iteration // total) > shown[name]:
+            shown[name] = tenth
+            console.print(f"{name:5} {state.iteration:7,}/{total:,} {state}")
 
-        yield show_line
-        return
+    yield show
 
+
+@contextmanager
+def _bars(configs: Mapping[str, RunConfig], console: Console) -> Iterator[Show]:
+    """A live bar for each run."""
     columns = (
         TextColumn("{task.description:5}"),
         BarColumn(bar_width=None),
@@ -166,10 +176,10 @@ def _display(
             for name, config in configs.items()
         }
 
-        def show_bar(name: str, state: _State) -> None:
+        def show(name: str, state: _State) -> None:
             progress.update(bars[name], completed=state.iteration, state=str(state))
 
-        yield show_bar
+        yield show
 
 
 def compare(results: Mapping[str, Timed]) -> Table:

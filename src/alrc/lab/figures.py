@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import StrMethodFormatter
 from numpy.typing import NDArray
@@ -28,11 +27,10 @@ def draw_comparison(plain: Run, alrc: Run, title: str, label: str) -> Figure:
     Args:
         plain: The run without ALRC.
         alrc: The same with it.
-        title: Says what was trained and how.
+        title: What was trained and how; a few lines at most.
         label: What the error is, for the vertical axis.
     """
     figure = Figure(figsize=(9, 5), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.add_subplot()
 
     iterations = np.arange(1, len(alrc.losses) + 1)

@@ -49,9 +49,9 @@ def augment(images: Tensor, random: Tensor) -> Tensor:
     """Flips, brightens and stretches images at random, then standardises each.
 
     Left-right flip with probability 1/2; brightness shift uniform in +-63 grey levels; contrast
-    factor uniform in 0.2 to 1.8 about the mean of each channel. Last, each image gets mean 0 and
-    standard deviation 1 over all its N = 3 H W values; the deviation counts as at least
-    1/sqrt(N), which keeps images of a single colour finite.
+    factor uniform in 0.2 to 1.8 about the mean of each channel. Last, each image gets mean 0, which
+    takes the brightness shift out again, and standard deviation 1 over all its N = 3 H W values;
+    the deviation counts as at least 1/sqrt(N), which keeps images of a single colour finite.
 
     Args:
         images: Shape ``(B, 3, H, W)``, uint8.
