@@ -75,7 +75,9 @@ def make_run(final: float, num_stddev: float | None = None) -> Run:
     losses[300] = 80.25
     clipped = np.zeros((1000, 1), bool)
     clipped[:12] = num_stddev is not None
-    return Run(RunConfig(1000, num_stddev=num_stddev), losses, np.full(1000, np.inf), clipped)
+    limited = np.where(clipped, losses / 2, losses)
+    config = RunConfig(1000, num_stddev=num_stddev)
+    return Run(config, losses, np.full(1000, np.inf), limited, np.zeros(1))
 
 
 def test_table() -> None:

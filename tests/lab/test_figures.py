@@ -18,7 +18,7 @@ def make_run(num_stddev: float | None = None, scale: float = 1.0) -> Run:
     if num_stddev is not None:
         limits[10:] = 2
     config = RunConfig(100, 2, num_stddev=num_stddev)
-    return Run(config, losses, limits, losses > limits[:, None])
+    return Run(config, losses, limits, np.fmin(losses, limits[:, None]), np.zeros(1))
 
 
 def test_moving_mean_is_the_mean_of_each_window() -> None:

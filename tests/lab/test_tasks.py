@@ -91,3 +91,50 @@ def test_network_has_the_weights_of_its_seed(images: Images) -> None:
         network.parameters(), SupersamplingNetwork(4, seed=7).parameters(), strict=True
     ):
         assert torch.equal(got, want)
+
+
+@pytest.mark.parametrize(("batch_size", "start"), [(1, 13), (4, 5), (16, 2)])
+def test_examples_from_a_later_step_on_are_those_of_the_whole_stream(
+    images: Images, batch_size: int, start: int
+) -> None:
+    task = Supersampling(images, block=7)
+    whole = islice(task.batches(5, batch_size), start, start + 6)
+    later = islice(task.batches(5, batch_size, start), 6)
+    for expected, got in zip(whole, later, strict=True):
+        assert all(torch.equal(x, y) for x, y in zip(expected, got, strict=True))
+
+
+def test_without_the_sqrt_step_large_losses_stay(images: Images) -> None:
+    outputs, targets = torch.full((1, 3, 32, 32), 2.0), torch.zeros(1, 3, 32, 32)
+    assert Supersampling(images).losses(outputs, targets).item() == 20.0  # sqrt(25 * 2**4)
+    assert Supersampling(images, sqrt_step=False).losses(outputs, targets).item() == 400.0
+
+
+def test_held_out_error_is_the_mean_loss_over_standardised_held_out_images(images: Images) -> None:
+    task = Supersampling(images, block=7)
+    x = images.held_out.astype(np.float64)
+    x = x - x.mean((1, 2, 3), keepdims=True)
+    targets = torch.from_numpy(x / x.std((1, 2, 3), keepdims=True)).float()
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 3, 1, bias=False))
+    network[0].weight.data = torch.eye(3)[:, :, None, None]  # hands its input on
+    losses = task.losses(halve_resolution(targets), targets)
+    assert task.held_out_error(network) == pytest.approx(losses.double().mean().item(), rel=1e-5)
+
+
+def test_the_description_tells_other_images_apart(images: Images) -> None:
+    changed = images.held_out.copy()
+    changed[0, 0, 0, 0] ^= 1
+    other = Images(images.name, images.training, changed)
+    first, second = (Supersampling(x, 2, 8).describe() for x in (images, other))
+    assert first.pop("images_sha256") != second.pop("images_sha256")
+    assert (
+        first
+        == second
+        == {
+            "task": "supersampling",
+            "images": "noise",
+            "power": 2,
+            "width": 8,
+            "sqrt_step": True,
+        }
+    )

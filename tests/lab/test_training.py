@@ -1,6 +1,7 @@
 """Runs: the same twice, the same data in both arms, ALRC the only difference."""
 
 from collections.abc import Iterator
+from itertools import count
 
 import numpy as np
 import pytest
@@ -21,14 +22,19 @@ class Slope:
         nn.init.zeros_(network.weight)
         return network
 
-    def batches(self, seed: int, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        rng = np.random.default_rng(seed)
-        while True:
+    def batches(
+        self, seed: int, batch_size: int, start: int = 0
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        for step in count(start):
+            rng = np.random.default_rng([seed, step])
             targets = 1 + 0.1 * rng.standard_t(2, (batch_size, 1))
             yield torch.ones(batch_size, 1), torch.tensor(targets, dtype=torch.float32)
 
     def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return (outputs - targets).square().flatten(1).mean(1)
+
+    def held_out_error(self, network: nn.Module) -> float:
+        return float((next(network.parameters()).detach() - 1.0).square())
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +44,7 @@ def task() -> Supersampling:
 
 
 def assert_equal(first: Run, second: Run) -> None:
-    for name in ("losses", "limits", "clipped"):
+    for name in ("losses", "limits", "limited", "held_out"):
         np.testing.assert_array_equal(getattr(first, name), getattr(second, name))
 
 
@@ -127,7 +133,9 @@ def test_adam_takes_the_steps_of_adam() -> None:
 def test_the_learning_rate_falls_tenfold_after_the_papers_number_of_steps() -> None:
     # At batch size 200,000 that is every int(10000 / 200000 * 350) = 17 steps.
     class Constant(Slope):
-        def batches(self, seed: int, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        def batches(
+            self, seed: int, batch_size: int, start: int = 0
+        ) -> Iterator[tuple[Tensor, Tensor]]:
             while True:
                 yield torch.ones(batch_size, 1), torch.zeros(batch_size, 1)
 
@@ -153,7 +161,7 @@ def test_report_comes_after_every_step() -> None:
 def test_results_of_a_run() -> None:
     losses = np.arange(60, dtype=np.float32).reshape(30, 2)
     losses[5, 1], losses[6, 0] = 1000, 500  # steps 6 and 7; the first fifth is steps 1 to 6
-    run = Run(RunConfig(30, 2), losses, np.full(30, np.inf), np.zeros((30, 2), bool))
+    run = Run(RunConfig(30, 2), losses, np.full(30, np.inf), losses, np.zeros(1))
     assert run.errors[2] == 4.5
     assert run.final_error == 56.5  # of steps 28 to 30
     assert run.largest_spike == (500 + 13) / 2

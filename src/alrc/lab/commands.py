@@ -1,29 +1,32 @@
 """The commands of ``alrc``. Heavy imports wait until a command needs them."""
 
 import os
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 
 from alrc import __version__
+from alrc.lab import run_commands
+from alrc.lab.options import (
+    POWERS,
+    TITLES,
+    BatchSize,
+    Cifar10,
+    Error,
+    ErrorPower,
+    Iterations,
+    LearningRate,
+    Optimizer,
+    OptimizerName,
+    Seed,
+    fail,
+)
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-
-
-class Error(StrEnum):
-    squared = "squared"
-    quartic = "quartic"
-
-
-class Optimizer(StrEnum):
-    adam = "adam"
-    sgd = "sgd"
-
-
-POWERS = {Error.squared: 2, Error.quartic: 4}
-TITLES = {Optimizer.adam: "Adam", Optimizer.sgd: "SGD"}
+lab = typer.Typer(no_args_is_help=True, help="Experiments of the paper, run by run.")
+lab.add_typer(run_commands.app, name="run")
+app.add_typer(lab, name="lab")
 
 
 def _print_version(wanted: bool) -> None:
@@ -46,33 +49,20 @@ def alrc(
 
 @app.command()
 def demo(
-    iterations: Annotated[int, typer.Option(help="Training steps of each run, >= 10.")] = 10_000,
-    seed: Annotated[int, typer.Option(help="Fixes weights and data of both runs, >= 0.")] = 0,
-    error: Annotated[
-        Error, typer.Option(help="Error to train with: 25 mean(difference^p), p = 2 or 4.")
-    ] = Error.quartic,
-    batch_size: Annotated[int, typer.Option(help="Images per training step, >= 1.")] = 1,
+    iterations: Iterations = 10_000,
+    seed: Seed = 0,
+    error: ErrorPower = Error.quartic,
+    batch_size: BatchSize = 1,
     num_stddev: Annotated[
         float,
         typer.Option(help="ALRC's limit, in standard deviations above the mean loss, > 0."),
     ] = 3.0,
-    learning_rate: Annotated[
-        float, typer.Option(help="Step size of the optimizer, > 0; the paper's by default.")
-    ] = 0.1 / 128,
-    optimizer: Annotated[
-        Optimizer, typer.Option(help="Adam, or gradient descent without momentum.")
-    ] = Optimizer.adam,
+    learning_rate: LearningRate = 0.1 / 128,
+    optimizer: OptimizerName = Optimizer.adam,
     out: Annotated[
         Path, typer.Option(help="PNG file for the figure; its folder has to exist.")
     ] = Path("alrc-demo.png"),
-    cifar10: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder with CIFAR-10's six binary files; without it: photographs that come with "
-            "scikit-image.",
-            show_default=False,
-        ),
-    ] = None,
+    cifar10: Cifar10 = None,
 ) -> None:
     """Train the paper's supersampling network twice, plain and with ALRC, and compare.
 
@@ -81,7 +71,7 @@ def demo(
     """
     from rich.console import Console
 
-    from alrc.lab import data
+    from alrc.lab.data import load_images
     from alrc.lab.demo import RunError, compare, run_side_by_side, verdict
     from alrc.lab.figures import draw_comparison, save
     from alrc.lab.tasks import Supersampling
@@ -94,17 +84,17 @@ def demo(
             "plain": RunConfig(*settings, seed=seed),
             "ALRC": RunConfig(*settings, num_stddev=num_stddev, seed=seed),
         }
-        images = data.read_cifar10(cifar10) if cifar10 else data.load_photographs()
+        images = load_images(cifar10)
     except (ValueError, OSError) as refusal:
-        _fail(refusal, 2)
+        fail(refusal, 2)
 
     task = Supersampling(images, POWERS[error], width=16)
     try:
         results = run_side_by_side(task, configs, Console(stderr=True))
     except RunError as failure:
-        _fail(failure, 1)
+        fail(failure, 1)
     except KeyboardInterrupt:
-        _fail("stopped; no figure was written.", 130)
+        fail("stopped; no figure was written.", 130)
     plain, alrc = (timed.run for timed in results.values())
     Console().print(compare(results))
     typer.echo(verdict(plain, alrc))
@@ -118,7 +108,7 @@ def demo(
     try:
         save(draw_comparison(plain, alrc, title, label), out)
     except OSError as failure:
-        _fail(f"the figure could not be written: {failure}", 1)
+        fail(f"the figure could not be written: {failure}", 1)
     typer.echo(f"Figure: {out}")
 
 
@@ -129,8 +119,3 @@ def _check_out(out: Path) -> None:
         raise ValueError(
             f"--out must name a file in an existing folder that can be written to; got {out}."
         )
-
-
-def _fail(message: object, code: int) -> NoReturn:
-    typer.echo(f"alrc: {message}", err=True)
-    raise typer.Exit(code)

@@ -10,13 +10,14 @@ The photographs are those that scikit-image's wheel ships as files and that its 
 - ``rocket.jpg``: launch of DSCOVR on Falcon 9, by SpaceX; released into the public domain.
 """
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Images", "load_photographs", "read_cifar10"]
+__all__ = ["Images", "load_images", "load_photographs", "read_cifar10"]
 
 Bytes = NDArray[np.uint8]
 
@@ -48,6 +49,17 @@ class Images:
     name: str
     training: Bytes
     held_out: Bytes
+
+    def sha256(self) -> str:
+        """Checksum of all pixels, by which other images are told from these."""
+        checksum = hashlib.sha256(self.training.tobytes())
+        checksum.update(self.held_out.tobytes())
+        return checksum.hexdigest()
+
+
+def load_images(cifar10: Path | None = None) -> Images:
+    """CIFAR-10 from the folder, or the photographs where none is given."""
+    return load_photographs() if cifar10 is None else read_cifar10(cifar10)
 
 
 def load_photographs() -> Images:

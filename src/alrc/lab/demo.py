@@ -5,16 +5,16 @@ import multiprocessing
 import signal
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
 from typing import NamedTuple
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from alrc.lab.progress import Show, State, show_progress
 from alrc.lab.training import Run, RunConfig, Task, train
 
 __all__ = ["RunError", "Timed", "compare", "run_side_by_side", "verdict"]
@@ -33,31 +33,6 @@ class RunError(RuntimeError):
     """A run ended without a result; the message holds its traceback, if it left one."""
 
 
-class _State(NamedTuple):
-    """How far a run has come."""
-
-    iteration: int
-    error: float  # mean of the last hundredth of the run
-    limit: float
-    num_clipped: int
-
-    @classmethod
-    def of(cls, step: int, run: Run) -> "_State":
-        window = max(run.config.iterations // 100, 1)
-        return cls(
-            step,
-            float(run.losses[max(step - window, 0) : step].mean()),
-            float(run.limits[step - 1]),
-            int(run.clipped[:step].sum()),
-        )
-
-    def __str__(self) -> str:
-        return f"error {self.error:7.3g} limit {self.limit:5.3g} clipped {self.num_clipped:5,}"
-
-
-Show = Callable[[str, _State], None]
-
-
 def run_side_by_side(
     task: Task, configs: Mapping[str, RunConfig], console: Console
 ) -> dict[str, Timed]:
@@ -73,7 +48,6 @@ def run_side_by_side(
     Raises:
         RunError: If a run ends without a result.
     """
-    show_progress = _bars if console.is_terminal else _lines
     try:
         with _workers(configs) as names, show_progress(configs, console) as show:
             for connection, name in names.items():
@@ -115,7 +89,7 @@ def _results(names: dict[Connection, str], show: Show) -> Iterator[tuple[str, Ti
         for connection in set(names).intersection(wait(list(names))):
             name, message = names[connection], connection.recv()
             match message:
-                case _State():
+                case State():
                     show(name, message)
                 case Timed():
                     del names[connection]
@@ -134,7 +108,7 @@ def _work(connection: Connection) -> None:
         now = time.monotonic()
         if now - last >= REPORT_SECONDS or step == run.config.iterations:
             last = now
-            connection.send(_State.of(step, run))
+            connection.send(State.of(step, run))
 
     try:
         task, config = connection.recv()
@@ -145,41 +119,6 @@ def _work(connection: Connection) -> None:
         pass  # nobody is listening any more
     except Exception:
         connection.send(traceback.format_exc())
-
-
-@contextmanager
-def _lines(configs: Mapping[str, RunConfig], console: Console) -> Iterator[Show]:
-    """A line for each tenth of each run."""
-    shown = dict.fromkeys(configs, 0)
-
-    def show(name: str, state: _State) -> None:
-        total = configs[name].iterations
-        if (tenth := 10 * state.iteration // total) > shown[name]:
-            shown[name] = tenth
-            console.print(f"{name:5} {state.iteration:7,}/{total:,} {state}")
-
-    yield show
-
-
-@contextmanager
-def _bars(configs: Mapping[str, RunConfig], console: Console) -> Iterator[Show]:
-    """A live bar for each run."""
-    columns = (
-        TextColumn("{task.description:5}"),
-        BarColumn(bar_width=None),
-        TextColumn("{task.completed:,}/{task.total:,} {task.fields[state]}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, expand=True) as progress:
-        bars = {
-            name: progress.add_task(name, total=config.iterations, state="starting")
-            for name, config in configs.items()
-        }
-
-        def show(name: str, state: _State) -> None:
-            progress.update(bars[name], completed=state.iteration, state=str(state))
-
-        yield show
 
 
 def compare(results: Mapping[str, Timed]) -> Table:

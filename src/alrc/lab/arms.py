@@ -1,0 +1,48 @@
+"""What is done to the losses of a run: nothing, ALRC, or the original repository's form of it."""
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["OriginalALRC"]
+
+
+class OriginalALRC(nn.Module):
+    """ALRC as the repository of the paper runs it in its experiments; for comparison only.
+
+    Raw moments mu <- 0.997 mu + 0.001 mean(clipped loss^k), from 10 and 400. The weights add up to
+    0.998, so that the moments settle at a third of the truth, and losses are limited more than
+    ``num_stddev`` says. Elsewhere the paper's decay of 0.999 is used.
+
+    Args:
+        num_stddev: Standard deviations above the mean at which losses are limited, > 0.
+
+    Shape:
+        - losses: ``(*)``, positive. The result has the same shape.
+
+    References:
+        J. M. Ede and R. Beanland, "Adaptive learning rate clipping stabilizes learning",
+        Mach. Learn.: Sci. Technol. 1 (2020) 015011, https://doi.org/10.1088/2632-2153/ab81e2,
+        and its experiments with squared errors and high learning rates.
+    """
+
+    mu1: Tensor
+    mu2: Tensor
+
+    def __init__(self, num_stddev: float) -> None:
+        super().__init__()
+        self.num_stddev = num_stddev
+        self.register_buffer("mu1", torch.tensor(10.0))
+        self.register_buffer("mu2", torch.tensor(400.0))
+
+    @property
+    def threshold(self) -> Tensor:
+        """The limit for the next losses; shape ``()``."""
+        return self.mu1 + self.num_stddev * (self.mu2 - self.mu1**2 + 1e-8).sqrt()
+
+    def forward(self, losses: Tensor) -> Tensor:
+        limit = self.threshold
+        clipped = torch.where(losses < limit, losses, losses / (losses / limit).detach())
+        with torch.no_grad():
+            self.mu1.mul_(0.997).add_(0.001 * clipped.mean())
+            self.mu2.mul_(0.997).add_(0.001 * clipped.square().mean())
+        return clipped
