@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from alrc import __version__
-from alrc.lab import run_commands
+from alrc.lab import data_commands, run_commands
 from alrc.lab.options import (
     POWERS,
     TITLES,
@@ -25,6 +25,7 @@ from alrc.lab.options import (
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 lab = typer.Typer(no_args_is_help=True, help="Experiments of the paper, run by run.")
+lab.add_typer(data_commands.app, name="data")
 lab.add_typer(run_commands.app, name="run")
 app.add_typer(lab, name="lab")
 
