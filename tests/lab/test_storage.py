@@ -119,7 +119,7 @@ def test_sigkill_at_random_moments_changes_nothing(tmp_path: Path) -> None:
     assert kills >= 3
     assert_same(stored(killed), stored(whole))
     assert (killed / "result.json").read_text() == (whole / "result.json").read_text()
-    assert not list(killed.glob("*.part"))
+    assert not list(killed.glob(".*.part"))
 
 
 def test_a_folder_of_another_run_is_refused_and_left_alone(
@@ -170,6 +170,14 @@ def test_a_checkpoint_that_could_not_be_written_leaves_the_last_one(
             folder.save_checkpoint({"step": 2})
         assert folder.load_checkpoint() == {"step": 1}
     assert {file.name for file in tmp_path.iterdir()} <= {"config.json", "checkpoint.pt", ".lock"}
+
+
+def test_what_a_killed_process_was_writing_is_cleared_away(
+    task: Supersampling, tmp_path: Path
+) -> None:
+    (tmp_path / ".checkpoint.pt.123.part").write_bytes(b"half")
+    with RunFolder(tmp_path, task.describe(), RunConfig(20)):
+        assert not list(tmp_path.glob(".*.part"))
 
 
 def test_a_run_that_diverged_is_a_result(task: Supersampling, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from alrc import __version__
-from alrc.lab import data_commands, run_commands
+from alrc.lab import data_commands, run_commands, study_commands
 from alrc.lab.options import (
     POWERS,
     TITLES,
@@ -22,11 +22,14 @@ from alrc.lab.options import (
     Seed,
     fail,
 )
+from alrc.lab.report_commands import report
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 lab = typer.Typer(no_args_is_help=True, help="Experiments of the paper, run by run.")
 lab.add_typer(data_commands.app, name="data")
 lab.add_typer(run_commands.app, name="run")
+lab.add_typer(study_commands.app, name="study")
+lab.command("report")(report)
 app.add_typer(lab, name="lab")
 
 

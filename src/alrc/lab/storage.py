@@ -49,6 +49,8 @@ class RunFolder:
                 "run. Wait for it, or pass another folder."
             ) from None
         try:
+            for leftover in self.path.glob(".*.part"):  # of a process killed while it wrote
+                leftover.unlink()
             self._check_or_write_config()
         except BaseException:
             self._lock.release()

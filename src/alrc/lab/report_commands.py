@@ -1,0 +1,26 @@
+"""``alrc lab report``: what came of a study, in words, tables and figures."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from alrc.lab.options import fail
+
+__all__ = ["report"]
+
+
+def report(
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Folder of a study, with its runs in DIR/runs.")
+    ],
+) -> None:
+    """Write report.md, report.html and figures/ into DIR, from stored results alone."""
+    from alrc.lab.report import write_report
+
+    try:
+        files = write_report(folder)
+    except (ValueError, OSError) as refusal:
+        fail(refusal, 2)
+    for file in files:
+        typer.echo(file)
