@@ -145,7 +145,7 @@ def test_sentences_say_what_the_pairs_show(study: Path) -> None:
         "no effect that this many runs can show in 0, too few runs to tell in 1."
     ) in text
     three = next(row for row in rows(text) if row[:2] == ["2", "n = 3"] and len(row) == 7)
-    assert three == ["2", "n = 3", "+6.5", "+260.0%", "-", "2", "too few runs to tell"]
+    assert three == ["2", "n = 3", "+6.50", "+260.0%", "-", "2", "too few runs to tell"]
     assert ["2", "n = 2", "-0.492", f"{-share:+.1%}"] in [row[:4] for row in rows(text)]
 
 

@@ -10,9 +10,10 @@ from markdown_it import MarkdownIt
 __all__ = ["bullets", "code", "page", "plural", "sentence", "table"]
 
 STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 72rem; margin: 2rem auto;
+body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 80rem; margin: 2rem auto;
   padding: 0 1rem; }
 p, li { max-width: 48rem; }
+p:has(img) { max-width: none; }
 h1, h2, h3 { line-height: 1.2; margin: 2rem 0 0.5rem; }
 h2 { border-bottom: 1px solid #bbb; padding-bottom: 0.3rem; }
 table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums;

@@ -283,12 +283,17 @@ def _row(study: Study, comparison: Comparison) -> list[str]:
     return [
         str(setting.batch_size),
         study.labels[arm],
-        f"{d.value:+.3g}" if d.pairs else "-",
+        _signed(d.value) if d.pairs else "-",
         f"{d.relative:+.1%}" if d.pairs else "-",
-        f"{d.interval[0]:+.3g} to {d.interval[1]:+.3g}" if d.interval else "-",
+        " to ".join(map(_signed, d.interval)) if d.interval else "-",
         str(d.pairs),
         d.effect.value,
     ]
+
+
+def _signed(value: float) -> str:
+    """Three digits, zeros at the end too."""
+    return f"{value:+#.3g}".rstrip(".")
 
 
 def _learning_curves(study: Study) -> Iterator[str]:

@@ -177,7 +177,7 @@ def _panels(
 ) -> tuple[Figure, list[list[Axes]]]:
     """A grid with a panel for each title; places without one stay empty."""
     columns = max(map(len, titles))
-    size = (max(4.2 * columns, 7.0), 0.6 + 2.9 * len(titles))
+    size = (max(3.3 * columns, 7.0), 0.6 + 2.6 * len(titles))
     figure = Figure(figsize=size, layout="constrained")
     grid: NDArray[np.object_] = figure.subplots(
         len(titles), columns, squeeze=False, sharey=sharey, sharex=sharex
