@@ -1,6 +1,7 @@
 """Reports, of studies that the tests write with nothing of ours."""
 
 import base64
+import csv
 import json
 import math
 import re
@@ -241,6 +242,16 @@ def test_names_are_text_and_never_markup(study: Path) -> None:
     html = (study / "report.html").read_text(encoding="utf-8")
     assert "<code>&lt;script&gt;*_a`b_*</code>" in html
     assert "<b>" not in page("a <b>", "a <b>bold</b> word", study)
+
+
+def test_a_spreadsheet_holds_every_finished_run(study: Path) -> None:
+    write_report(study)
+    with (study / "runs.csv").open(newline="") as stream:
+        lines = list(csv.DictReader(stream))
+    assert len(lines) == 12
+    finals = [float(line["training_error"]) for line in lines if line["num_stddev"] == "2.0"]
+    np.testing.assert_allclose(finals, [1.51, 2.48, 3.53, 4.49, 5.53], rtol=1e-6)
+    assert [line["seed"] for line in lines] == [*"01234", *"01234", *"01"]
 
 
 def test_figures_are_png_files_that_can_be_read(study: Path) -> None:

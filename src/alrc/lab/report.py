@@ -1,5 +1,7 @@
 """The report of a study: what was run, what came of it, and what that allows to say."""
 
+import csv
+import io
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -44,7 +46,7 @@ class Comparison(NamedTuple):
 
 
 def write_report(folder: Path) -> list[Path]:
-    """Writes report.md, report.html and figures/*.png into the folder of a study.
+    """Writes report.md, report.html, runs.csv and figures/*.png into the folder of a study.
 
     Each file appears whole or not at all. The same results give the same files.
 
@@ -67,6 +69,7 @@ def write_report(folder: Path) -> list[Path]:
     title = f"Report of the study {code(folder.resolve().name)}"
     markdown = "\n\n".join([f"# {title}", *_sections(study)]) + "\n"
     for name, text in (
+        ("runs.csv", _runs_csv(study)),
         ("report.md", markdown),
         ("report.html", page(title.replace("`", ""), markdown, folder)),
     ):
@@ -74,6 +77,18 @@ def write_report(folder: Path) -> list[Path]:
             part.write_text(text, encoding="utf-8")
         files.append(folder / name)
     return files
+
+
+def _runs_csv(study: Study) -> str:
+    """A line for each finished run: what it was, and the numbers that all tables are made of."""
+    results = ("training_error", "held_out_error", "num_clipped", "num_nonfinite", "largest_loss")
+    stream = io.StringIO()
+    lines = csv.writer(stream, lineterminator="\n")
+    lines.writerow([*Setting._fields, *Arm._fields, "seed", *results])
+    for run in study.runs:
+        values = (getattr(run, name) for name in results)
+        lines.writerow([*run.setting, *run.arm, run.seed, *values])
+    return stream.getvalue()
 
 
 def _figures(study: Study) -> Iterator[tuple[str, Figure]]:

@@ -15,7 +15,7 @@ def report(
         Path, typer.Argument(metavar="DIR", help="Folder of a study, with its runs in DIR/runs.")
     ],
 ) -> None:
-    """Write report.md, report.html and figures/ into DIR, from stored results alone."""
+    """Write report.md, report.html, runs.csv and figures/ into DIR, from stored results alone."""
     from alrc.lab.report import write_report
 
     try:
