@@ -1,5 +1,8 @@
-"""Runs that come to grief; in a module of their own, which spawned processes can import."""
+"""Runs that come to grief, in a module that spawned processes can import; and their studies."""
 
+import io
+import json
+import multiprocessing
 import os
 import time
 from collections.abc import Iterator
@@ -7,10 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from rich.console import Console
 from torch import Tensor
 
 from alrc.lab.data import Images
+from alrc.lab.grid import Job
+from alrc.lab.study import run_study
 from alrc.lab.tasks import Supersampling
+from alrc.lab.training import Run, RunConfig, train
+from alrc.lab.workers import Processes, Workers
 
 
 def noise() -> Images:
@@ -39,3 +47,31 @@ class Planted(Supersampling):
                     time.sleep(3600)
                 os.kill(os.getpid(), self.signal)
             yield inputs, targets * self.losses_are
+
+
+def planted(counter: Path, times: int, **settings: float | None) -> Job:
+    counter.write_text(str(times))
+    return Job(
+        Planted(noise(), width=1, counter=counter, **settings),
+        RunConfig(12, batch_size=50, num_stddev=1.0),
+    )
+
+
+def run(
+    jobs: dict[str, Job], out: Path, workers: Workers | None = None, **settings: bool
+) -> tuple[dict[str, Path], list[str]]:
+    """The failed runs of a study, and the lines it showed."""
+    screen = Console(file=io.StringIO(), width=80)
+    failed = run_study(jobs, out, workers or Processes(2), screen, **settings)
+    assert not multiprocessing.active_children()
+    assert "\x1b" not in screen.file.getvalue()  # no live bars where there is no terminal
+    return failed, screen.file.getvalue().splitlines()
+
+
+def assert_as_if_alone(folder: Path, job: Job) -> None:
+    alone = train(job.task, job.config)
+    for name in Run.shapes(job.config):
+        np.testing.assert_array_equal(np.load(folder / f"{name}.npy"), getattr(alone, name))
+    result = json.loads((folder / "result.json").read_text())
+    for name, value in (("final_error", alone.final_error), ("held_out_error", alone.held_out[-1])):
+        assert result[name] == value or np.isnan(value)

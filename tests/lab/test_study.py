@@ -1,23 +1,21 @@
 """Studies: which runs a grid gives, and that every one of them ends as if it were alone."""
 
 import io
-import json
-import multiprocessing
 import signal
 from pathlib import Path
 
 import filelock
 import numpy as np
 import pytest
-from mishaps import Planted, noise
+from mishaps import assert_as_if_alone, noise, planted, run
 from rich.console import Console
 
 import alrc.lab
-from alrc.lab import study
 from alrc.lab.grid import Grid, Job
-from alrc.lab.study import run_one, run_study
+from alrc.lab.study import run_study
 from alrc.lab.tasks import Supersampling
-from alrc.lab.training import Run, RunConfig, train
+from alrc.lab.training import RunConfig
+from alrc.lab.workers import Processes, run_one
 
 PRESETS = Path(alrc.lab.__file__).parent / "presets"
 GRID = """\
@@ -29,32 +27,6 @@ seeds = [0, 1]
 iterations = 12
 width = 1
 """
-
-
-def planted(counter: Path, times: int, **settings: float | None) -> Job:
-    counter.write_text(str(times))
-    return Job(
-        Planted(noise(), width=1, counter=counter, **settings),
-        RunConfig(12, batch_size=50, num_stddev=1.0),
-    )
-
-
-def run(jobs: dict[str, Job], out: Path, **settings: int) -> tuple[dict[str, Path], list[str]]:
-    """The failed runs of a study, and the lines it showed."""
-    screen = Console(file=io.StringIO(), width=80)
-    failed = run_study(jobs, out, **{"workers": 2, **settings}, console=screen)
-    assert not multiprocessing.active_children()
-    assert "\x1b" not in screen.file.getvalue()  # no live bars where there is no terminal
-    return failed, screen.file.getvalue().splitlines()
-
-
-def assert_as_if_alone(folder: Path, job: Job) -> None:
-    alone = train(job.task, job.config)
-    for name in Run.shapes(job.config):
-        np.testing.assert_array_equal(np.load(folder / f"{name}.npy"), getattr(alone, name))
-    result = json.loads((folder / "result.json").read_text())
-    for name, value in (("final_error", alone.final_error), ("held_out_error", alone.held_out[-1])):
-        assert result[name] == value or np.isnan(value)
 
 
 def read(text: str, folder: Path) -> Grid:
@@ -247,20 +219,18 @@ def test_a_run_goes_on_from_its_last_checkpoint(tmp_path: Path) -> None:
     assert_as_if_alone(tmp_path / "run", job)
 
 
-def test_the_longest_runs_come_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_longest_runs_come_first(tmp_path: Path) -> None:
     order = []
 
-    class Worker:
-        def __init__(self, name: str) -> None:
+    class OneAtATime(Processes):
+        def start(self, name: str, job: Job, folder: Path) -> None:
             order.append(name)
-            raise KeyboardInterrupt
+            super().start(name, job, folder)
 
-    monkeypatch.setattr(study, "_Worker", Worker)
     task = Supersampling(noise(), width=1)
     jobs = {str(b): Job(task, RunConfig(10, batch_size=b)) for b in (4, 64, 1, 16)}
-    with pytest.raises(KeyboardInterrupt):
-        run(jobs, tmp_path)
-    assert order == ["64"]
+    assert run(jobs, tmp_path, OneAtATime(1))[0] == {}
+    assert order == ["64", "16", "4", "1"]
 
 
 def test_another_study_in_the_folder_is_refused(tmp_path: Path) -> None:
@@ -290,7 +260,7 @@ def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
 def test_bars_on_a_terminal(tmp_path: Path) -> None:
     screen = Console(file=io.StringIO(), width=200, force_terminal=True)
     jobs = {"a": Job(Supersampling(noise(), width=1), RunConfig(600))}
-    assert run_study(jobs, tmp_path, 1, screen) == {}
+    assert run_study(jobs, tmp_path, Processes(1), screen) == {}
     shown = screen.file.getvalue()
     assert "1 finished, 0 running, 0 failed, 0 waiting" in shown
     assert "/600 error " in shown

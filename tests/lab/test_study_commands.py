@@ -136,6 +136,37 @@ def test_a_study_that_was_stopped_and_killed_ends_as_if_it_were_not(
     )
 
 
+def test_40_runs_survive_kills_of_the_command_and_of_its_workers(
+    folder: Path, tmp_path: Path
+) -> None:
+    grid = GRID.replace("[0]", "[0, 1, 2, 3, 4]")
+    (tmp_path / "grid.toml").write_text(grid)
+    for file in folder.glob("*.bin"):
+        (tmp_path / file.name).symlink_to(file)
+    out = tmp_path / "out"
+    rng = np.random.default_rng(0)
+    killed = 0
+    for _ in range(3):
+        before = len(list(out.glob("runs/*/checkpoint.pt")))
+        with started(tmp_path, out) as process:
+            for more in (int(rng.integers(1, 4)), 5):
+                wait_for_checkpoints(before + more, out, process)
+                os.kill(rng.choice(workers_of(process)), signal.SIGKILL)
+            wait_for_checkpoints(before + 8, out, process)
+            process.kill()
+            killed += rest_of(process).count("ended from outside; starting it again")
+        assert len(results(out)) < 40
+    assert killed == 6
+    assert command(*arguments(tmp_path, out))[0] == 0
+    assert_finished_as_if_alone(tmp_path, out)
+
+
+def workers_of(process: subprocess.Popen[str]) -> list[int]:
+    lines = subprocess.check_output(["ps", "-A", "-o", "pid=,ppid=,args="], text=True)
+    rows = [line.split(maxsplit=2) for line in lines.splitlines()]
+    return [int(p) for p, parent, what in rows if int(parent) == process.pid and "spawn" in what]
+
+
 def going_on(finished: dict[str, int]) -> str:
     count = len(finished)
     return f"8 runs: {count} finished and 0 failed earlier, {8 - count} to do"
@@ -148,10 +179,11 @@ from mishaps import Planted, noise
 from rich.console import Console
 from alrc.lab.grid import Job
 from alrc.lab.study import run_study
+from alrc.lab.workers import Processes
 from alrc.lab.training import RunConfig
 out = pathlib.Path(sys.argv[2])
 task = Planted(noise(), width=1, counter=out / "counter", signal=0)
-run_study({"hangs": Job(task, RunConfig(10))}, out, 1, Console(stderr=True))
+run_study({"hangs": Job(task, RunConfig(10))}, out, Processes(1), Console(stderr=True))
 """
 
 

@@ -50,6 +50,15 @@ def cifar10(
         int | None,
         typer.Option(help="Runs at a time, >= 1; without it: one for each core."),
     ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Train on the Ray cluster at this address; --out must be on storage that all its "
+            "machines share. auto: one that is started on this machine.",
+            show_default=False,
+        ),
+    ] = None,
     retry: Annotated[bool, typer.Option("--retry", help="Run those that failed again.")] = False,
 ) -> None:
     """Train the paper's supersampling network with every design of a grid.
@@ -63,6 +72,7 @@ def cifar10(
     from alrc.lab.data import load_images
     from alrc.lab.grid import Grid
     from alrc.lab.study import run_study
+    from alrc.lab.workers import Processes, Workers
 
     try:
         if (preset is None) == (grid is None):
@@ -73,7 +83,14 @@ def cifar10(
             )
         designs = Grid.read(PRESETS / f"{preset}.toml" if grid is None else grid)
         jobs = designs.jobs(load_images(cifar10))
-        failed = run_study(jobs, out, workers or _cores(), Console(stderr=True), retry)
+        where: Workers
+        if ray is None:
+            where = Processes(workers or _cores())
+        else:
+            from alrc.lab.cluster import RayWorkers
+
+            where = RayWorkers(ray, workers)
+        failed = run_study(jobs, out, where, Console(stderr=True), retry)
     except (ValueError, OSError) as refusal:
         fail(refusal, 2)
     except KeyboardInterrupt:

@@ -97,11 +97,14 @@ class Supersampling:
         """Mean loss over the held-out images, which are standardised but not augmented."""
         device = next(network.parameters()).device
         total = 0.0
-        for images in torch.split(torch.from_numpy(self.images.held_out), self.block):
+        held_out = self.images.held_out
+        for first in range(0, len(held_out), self.block):
+            # A copy: on a cluster these arrays are read-only.
+            images = torch.tensor(held_out[first : first + self.block])
             targets = augment(images, NOT_AUGMENTED.expand(len(images), 3)).to(device)
             losses = self.losses(network(halve_resolution(targets)), targets)
             total += losses.double().sum().item()
-        return total / len(self.images.held_out)
+        return total / len(held_out)
 
 
 def _batches(examples: Tensor, batch_size: int) -> tuple[Tensor, ...]:
