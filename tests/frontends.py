@@ -1,7 +1,4 @@
-"""The table of front ends: each row runs the rule in another way, behind one small interface.
-
-A new front end joins by adding a row, and inherits every test that is parametrised with ROWS.
-"""
+"""Front ends behind one small interface: NumPy and PyTorch."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -156,5 +153,3 @@ ROWS: dict[str, type[FrontEnd]] = {
     "torch-pure": TorchPure,
     "torch-compiled": TorchCompiled,
 }
-# Hypothesis makes many short runs, each of which would compile anew.
-QUICK = [name for name in ROWS if name != "torch-compiled"]

@@ -1,10 +1,17 @@
 """Every front end against the reference, over ordinary, broken and extreme runs."""
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
+import torch
 from agreement import assert_agrees, stream
-from frontends import QUICK, ROWS
 from hypothesis import example, given
 from hypothesis import strategies as st
+from table import QUICK, ROWS
+
+import alrc.jax
+import alrc.torch
+from alrc.rule import Moments
 
 SETTINGS = {
     "defaults": {},
@@ -91,3 +98,21 @@ def test_agrees_on_whatever_hypothesis_finds(
     if start:
         settings |= {"mu1_start": start[0], "mu2_start": start[1]}
     assert_agrees(ROWS[row], batches, **settings, warmup=warmup, center=center)
+
+
+@pytest.mark.parametrize(("first", "second"), [("torch-pure", "jax"), ("jax", "torch-pure")])
+def test_moments_saved_in_one_framework_go_on_in_another(first: str, second: str) -> None:
+    batches = [(losses, None) for losses, _ in stream(calls=120, masked=False)]
+    stays, moved = ROWS[first](decay=0.9), ROWS[second](decay=0.9)
+    for batch in batches[:60]:
+        stays(*batch)
+    module = {"torch-pure": alrc.torch, "jax": alrc.jax}[second]
+    arrays = {"torch-pure": torch.tensor, "jax": jnp.asarray}[second]
+    saved = dict(zip(Moments._fields, stays.moments, strict=True))  # plain numbers
+    moved.state = module.Moments(**{name: arrays(number) for name, number in saved.items()})
+    for batch in batches[60:]:
+        expected, factors = stays(*batch)
+        values, got = moved(*batch)
+        np.testing.assert_allclose(values, expected, rtol=1e-6)
+        np.testing.assert_allclose(got, factors, rtol=1e-6)
+        assert moved.moments == pytest.approx(stays.moments, rel=2e-6)

@@ -17,6 +17,7 @@ ARROWS = {
     "alrc.settings": set(),
     "alrc.rule": {"alrc.settings"},
     "alrc.torch": {"alrc", "alrc.rule", "alrc.settings"},
+    "alrc.jax": {"alrc", "alrc.rule", "alrc.settings"},
     "alrc.cli": {"alrc.lab"},
     "alrc.lab": {"alrc", "alrc.lab", "alrc.settings", "alrc.torch"},
 }
@@ -68,19 +69,23 @@ def test_import_brings_in_nothing_but_the_standard_library() -> None:
     assert modules <= set(sys.stdlib_module_names)
 
 
-def test_without_torch_the_front_end_says_what_to_install(monkeypatch) -> None:
-    monkeypatch.setitem(sys.modules, "torch", None)
-    spec = importlib.util.spec_from_file_location("without_torch", SOURCE / "torch.py")
+@pytest.mark.parametrize(("front_end", "name"), [("torch", "PyTorch"), ("jax", "JAX")])
+def test_without_its_framework_a_front_end_says_what_to_install(
+    monkeypatch, front_end: str, name: str
+) -> None:
+    monkeypatch.setitem(sys.modules, front_end, None)
+    spec = importlib.util.spec_from_file_location("alone", SOURCE / f"{front_end}.py")
     with pytest.raises(ModuleNotFoundError) as error:
         spec.loader.exec_module(importlib.util.module_from_spec(spec))
     assert str(error.value) == (
-        "alrc.torch needs PyTorch, which is not installed here. Install it with: "
-        'pip install "alrc[torch]"'
+        f"alrc.{front_end} needs {name}, which is not installed here. Install it with: "
+        f'pip install "alrc[{front_end}]"'
     )
 
 
 def test_public_names() -> None:
-    from alrc import torch as front_end
+    from alrc import jax, torch
 
     assert alrc.__all__ == ["Settings", "__version__"]
-    assert front_end.__all__ == ["ALRC", "Moments", "clip", "init"]
+    assert torch.__all__ == ["ALRC", "Moments", "clip", "init"]
+    assert jax.__all__ == ["Moments", "clip", "init", "scale_by_alrc"]

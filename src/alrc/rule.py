@@ -16,6 +16,7 @@ Mach. Learn.: Sci. Technol. 1 (2020) 015011, https://doi.org/10.1088/2632-2153/a
 """
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from alrc.settings import Settings
@@ -157,6 +158,18 @@ def summarise(
     return shift, xp.sum(weights * (residual * residual)) / total
 
 
+def combine(xp: Module, totals: Array, shifts: Array, spreads: Array) -> tuple[Array, Array, Array]:
+    """Total, shift and spread of several devices' losses, from those of each, in vectors.
+
+    Sums of squares could simply be added, but would cancel where the running mean is far off.
+    """
+    total = xp.sum(totals)
+    one = xp.ones_like(total)
+    divisor = xp.where(total > 0, total, one)
+    shift, between = summarise(xp, shifts, totals, divisor, 0.0 * one)
+    return total, shift, between + xp.sum(totals * spreads) / divisor
+
+
 def advance(
     xp: Module, moments: Moments, shift: Array, spread: Array, total: Array, settings: Settings
 ) -> Moments:
@@ -184,7 +197,12 @@ def advance(
 
 
 def step(
-    xp: Module, losses: Array, weights: Array | None, moments: Moments, settings: Settings
+    xp: Module,
+    losses: Array,
+    weights: Array | None,
+    moments: Moments,
+    settings: Settings,
+    pool: Callable[[Array, Array, Array], tuple[Array, Array, Array]] | None = None,
 ) -> Step:
     """One whole call: limit the losses, then let the limited losses move the moments.
 
@@ -194,6 +212,8 @@ def step(
         weights: Weights of the same shape and dtype; only positive ones count. None: all count.
         moments: The moments before this call, which alone set its limits.
         settings: The hyperparameters.
+        pool: Makes total, shift and spread of the losses here those of all devices, with
+            :func:`combine`. None: there are no others.
     """
     if weights is None:
         weights = xp.ones_like(losses)
@@ -213,6 +233,8 @@ def step(
         xp.where(total > 0, total, one),
         moments.mean,
     )
+    if pool is not None:
+        total, shift, spread = pool(total, shift, spread)
     return Step(
         losses=result,
         finite=finite,
