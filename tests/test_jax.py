@@ -215,28 +215,14 @@ def test_bad_input_is_refused_word_for_word() -> None:
     )
 
 
-@pytest.mark.parametrize(
-    ("missing", "code", "message"),
-    [
-        (
-            "jax",
-            "import alrc.jax",
-            "alrc.jax needs JAX, which is not installed here. Install it with: "
-            'pip install "alrc[jax]"',
-        ),
-        (
-            "optax",
-            "import alrc.jax; alrc.jax.scale_by_alrc()",
-            "alrc.jax.scale_by_alrc needs optax, which is not installed here. Install it with: "
-            'pip install "alrc[jax]"',
-        ),
-    ],
-)
-def test_a_missing_framework_is_named_with_its_remedy(missing, code, message) -> None:
-    code = f"import sys; sys.modules[{missing!r}] = None; {code}"
-    result = run(code)
-    assert result.returncode == 1
-    assert result.stderr.splitlines()[-1] == f"ModuleNotFoundError: {message}"
+def test_missing_optax_is_named_with_its_remedy(monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "optax", None)
+    with pytest.raises(ModuleNotFoundError) as error:
+        scale_by_alrc()
+    assert str(error.value) == (
+        "alrc.jax.scale_by_alrc needs optax, which is not installed here. Install it with: "
+        'pip install "alrc[jax]"'
+    )
 
 
 def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:

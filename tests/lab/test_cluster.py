@@ -5,6 +5,7 @@ import socket
 import sys
 from pathlib import Path
 
+import mishaps
 import pytest
 import ray
 from mishaps import assert_as_if_alone, noise, planted, run
@@ -15,6 +16,11 @@ from alrc.lab.grid import Job
 from alrc.lab.study_commands import app
 from alrc.lab.tasks import Supersampling
 from alrc.lab.training import RunConfig
+
+
+@pytest.fixture(autouse=True)
+def workers_find_mishaps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(mishaps.__file__).parent))
 
 
 def test_runs_end_as_if_alone_and_mishaps_are_told(tmp_path: Path) -> None:
