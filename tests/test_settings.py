@@ -61,14 +61,14 @@ REFUSED = {
     ),
     "warmup": (
         {"warmup": 0},
-        "ALRC: warmup must be from 1 to 2**63 - 1, because the first limit needs losses to be "
+        "ALRC: warmup must be from 1 to 2**31 - 1, because the first limit needs losses to be "
         "computed from; got 0. Pass warmup=10, or give mu1_start and mu2_start to limit from the "
         "first call.",
     ),
     "endless warmup": (
-        {"warmup": 2**63},
-        "ALRC: warmup must be from 1 to 2**63 - 1, because the first limit needs losses to be "
-        "computed from; got 9223372036854775808. Pass warmup=10, or give mu1_start and mu2_start "
+        {"warmup": 2**31},
+        "ALRC: warmup must be from 1 to 2**31 - 1, because the first limit needs losses to be "
+        "computed from; got 2147483648. Pass warmup=10, or give mu1_start and mu2_start "
         "to limit from the first call.",
     ),
     "decay just above 1": (

@@ -183,7 +183,7 @@ def advance(
     if settings.automatic:
         # The plain average of all losses so far, until that is longer than the decay.
         one = xp.ones_like(mean)
-        average = one / (num_updates + 1)
+        average = xp.divide(one, num_updates + 1)
         share = xp.where(average > share, average, share * one)
     step = share * shift
     new_mean = mean + step

@@ -93,9 +93,9 @@ decay=0.999.
                 "ALRC: decay must be at least 0 and less than 1, because it is the share of the "
                 f"old moments kept at each call; got {self.decay}. {mend}"
             )
-        if not 1 <= self.warmup < 2**63:
+        if not 1 <= self.warmup < 2**31:
             raise ValueError(
-                "ALRC: warmup must be from 1 to 2**63 - 1, because the first limit needs losses "
+                "ALRC: warmup must be from 1 to 2**31 - 1, because the first limit needs losses "
                 f"to be computed from; got {self.warmup}. Pass warmup=10, or give mu1_start and "
                 "mu2_start to limit from the first call."
             )

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from alrc import rule
 from alrc.rule import Floats, Moments
 from alrc.settings import Settings
+from alrc.snapshot import opaque
 
 __all__ = ["ALRC", "Moments", "clip", "init"]
 
@@ -355,31 +356,13 @@ class ALRC(nn.Module):
         )
 
 
-@torch.library.custom_op("alrc::snapshot", mutates_args=())
-def _snapshot(x: Tensor) -> Tensor:
-    """A copy that the compiler cannot look into.
-
-    torch.compile may compute again in the backward pass what the forward pass computed from the
-    moments, and by then they have been updated: the loss is right and its gradient silently
-    wrong. What is computed from the result of an opaque operator is computed from what was saved.
-    See https://github.com/pytorch/pytorch/pull/197039.
-    """
-    return x.clone()
-
-
-_snapshot.register_fake(torch.empty_like)
-_snapshot.register_vmap(lambda info, in_dims, x: (_snapshot(x), in_dims[0]))
-
-
 def _step(
     loss: Tensor, moments: Moments, settings: Settings, mask: Tensor | None
 ) -> tuple[Tensor, rule.Step]:
     """One call of the rule on tensors alone, without reading any of them."""
-    if torch.compiler.is_compiling():
-        moments = Moments(*(_snapshot(moment) for moment in moments))
     losses = _detached(loss)
     weights = None if mask is None else mask.detach().to(losses.dtype)
-    step = rule.step(torch, losses, weights, moments, settings)
+    step = rule.step(torch, losses, weights, opaque(moments), settings)
     limited = torch.where(step.finite, rule.attach(loss, losses, step.losses), loss)
     return limited.to(loss.dtype), step
 
