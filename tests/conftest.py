@@ -1,5 +1,12 @@
 """What holds for all tests: one thread, and hypothesis without a clock."""
 
+import os
+import tempfile
+
+# Before anything imports Keras, which would ask for TensorFlow, and writes a file when imported.
+os.environ.setdefault("KERAS_BACKEND", "jax")
+os.environ.setdefault("KERAS_HOME", tempfile.mkdtemp(prefix="keras-"))
+
 import hypothesis
 import pytest
 import torch

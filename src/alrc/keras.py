@@ -450,9 +450,13 @@ def _check(loss: Any, mask: Any) -> None:
             "ALRC: loss must be a floating tensor, because it is scaled to its limit; got a "
             f"{_dtype(loss)} tensor. Pass what the loss function returned, before any cast."
         )
-    if mask is not None and len(mask.shape) != len(loss.shape) or any(a != b for a,b in zip(mask.shape, loss.shape)):
+    if mask is None:
+        return
+    given, wanted = tuple(mask.shape), tuple(loss.shape)
+    known = [pair for pair in zip(given, wanted, strict=False) if None not in pair]
+    if len(given) != len(wanted) or any(a != b for a, b in known):
         raise ValueError(
             "ALRC: mask must have the shape of loss, because it says which losses count; got a "
-            f"mask of shape {tuple(mask.shape)} and losses of shape {tuple(loss.shape)}. Compute "
-            "one loss per example, or pass ops.broadcast_to(mask, ops.shape(loss))."
+            f"mask of shape {given} and losses of shape {wanted}. Compute one loss per example, "
+            "or pass ops.broadcast_to(mask, ops.shape(loss))."
         )
