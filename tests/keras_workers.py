@@ -52,16 +52,21 @@ def _run_test(file: str, name: str, kwargs: dict[str, Any]) -> None:
     getattr(importlib.import_module(Path(file).stem), name).test(**kwargs)
 
 
-def in_each_backend(test: Callable[..., None]) -> Callable[..., None]:
-    """Makes a test run once in each of the processes; its fixtures come from here."""
+def in_each_backend(*backends: Any) -> Any:
+    """Makes a test run once in each process, or in those named; its fixtures come from here."""
+    if callable(backends[0]):
+        return in_each_backend(*BACKENDS)(backends[0])
 
-    def there(backend: str, **kwargs: Any) -> None:
-        run(backend, _run_test, inspect.getfile(test), test.__name__, kwargs)
+    def decorate(test: Callable[..., None]) -> Callable[..., None]:
+        def there(backend: str, **kwargs: Any) -> None:
+            run(backend, _run_test, inspect.getfile(test), test.__name__, kwargs)
 
-    there.test = test
-    there.__name__, there.__doc__ = test.__name__, test.__doc__
-    own = list(inspect.signature(test).parameters.values())
-    first = inspect.Parameter("backend", inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    there.__signature__ = inspect.Signature([first, *own])
-    there.pytestmark = getattr(test, "pytestmark", [])
-    return pytest.mark.parametrize("backend", BACKENDS)(there)
+        there.test = test
+        there.__name__, there.__doc__ = test.__name__, test.__doc__
+        own = list(inspect.signature(test).parameters.values())
+        first = inspect.Parameter("backend", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        there.__signature__ = inspect.Signature([first, *own])
+        there.pytestmark = getattr(test, "pytestmark", [])
+        return pytest.mark.parametrize("backend", backends)(there)
+
+    return decorate

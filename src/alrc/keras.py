@@ -196,7 +196,7 @@ class ALRC(keras.layers.Layer):  # type: ignore[misc, unused-ignore]
             TypeError: If ``saved`` is not a dict.
             ValueError: If something in it is missing, unknown or impossible; nothing is taken over.
         """
-        for name, number in state.checked("ALRC.load_dict", saved).items():
+        for name, number in state.checked("ALRC", saved).items():
             # A count too large for the weight is held at its largest.
             weight = getattr(self, name)
             largest = _LARGEST[_dtype(weight)] if name in state.WHOLE else math.inf
@@ -370,6 +370,7 @@ class ALRCModel(ALRCMixin, keras.Model):  # type: ignore[misc, unused-ignore]
         super().__init__(**kwargs)
         self.model = model
         self.alrc = ALRC() if alrc is None else alrc
+        self.built = model.built
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         return self.model(inputs)  # which takes training from here
@@ -418,17 +419,19 @@ def _pool(total: Tensor, shift: Tensor, spread: Tensor) -> tuple[Tensor, Tensor,
     return rule.combine(ops, rows[:, 0], rows[:, 1], rows[:, 2])
 
 
-def _mask(loss: Tensor, y_pred: Any, sample_weight: Any) -> Tensor | None:
-    """Which of the examples' losses count: not those that Keras has multiplied by 0."""
-    masks = [getattr(y_pred, "_keras_mask", None), sample_weight]
-    mask = None
-    for part in masks:
-        if getattr(part, "shape", None) is not None and len(part.shape) <= len(loss.shape):
-            part = ops.cast(part, "float32") > 0
-            part = ops.reshape(part, tuple(ops.shape(part)) + (1,) * (len(loss.shape) - len(part.shape)))
-            part = ops.broadcast_to(part, ops.shape(loss))
-            mask = part if mask is None else ops.logical_and(mask, part)
-    return mask
+class _Ones(keras.losses.Loss):  # type: ignore[misc, unused-ignore]
+    """A loss of 1 for each example, in order to see what Keras multiplies losses by."""
+
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        return ops.ones_like(y_pred[..., 0])
+
+
+def _mask(losses: Tensor, y_pred: Any, sample_weight: Any) -> Tensor | None:
+    """Which examples' losses count: not those masked, nor those with a weight of 0."""
+    if keras.tree.is_nested(y_pred) or keras.tree.is_nested(sample_weight):
+        return None  # several outputs, whose losses have been added up
+    weights = _Ones("ones", "none")(y_pred, y_pred, sample_weight)
+    return weights > 0 if len(weights.shape) == len(losses.shape) else None
 
 
 def _dtype(tensor: Tensor) -> str:
