@@ -27,7 +27,7 @@ def test_docstring_examples(name: str) -> None:
 
 def test_the_public_names_have_examples_that_are_found() -> None:
     finder = doctest.DocTestFinder()
-    torch = ("alrc.torch.ALRC", "alrc.torch.clip", "alrc.torch.init")
+    torch = ("alrc.torch.ALRC", "alrc.torch.clip", "alrc.torch.init", "alrc.rule.Moments")
     jax = ("alrc.jax.clip", "alrc.jax.init", "alrc.jax.scale_by_alrc")
     for name in ("alrc.settings.Settings", *torch, *jax):
         module, _, attribute = name.rpartition(".")

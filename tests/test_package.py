@@ -16,12 +16,13 @@ ARROWS = {
     "alrc": {"alrc.settings"},
     "alrc.settings": set(),
     "alrc.rule": {"alrc.settings"},
-    "alrc.torch": {"alrc", "alrc.rule", "alrc.settings"},
-    "alrc.jax": {"alrc", "alrc.rule", "alrc.settings"},
+    "alrc.state": {"alrc.rule", "alrc.settings"},
+    "alrc.torch": {"alrc", "alrc.rule", "alrc.settings", "alrc.state"},
+    "alrc.jax": {"alrc", "alrc.rule", "alrc.settings", "alrc.state"},
     "alrc.cli": {"alrc.lab"},
     "alrc.lab": {"alrc", "alrc.lab", "alrc.settings", "alrc.torch"},
 }
-CORE = ["alrc", "alrc.settings", "alrc.rule"]
+CORE = ["alrc", "alrc.settings", "alrc.rule", "alrc.state"]
 
 
 def module_name(path: Path) -> str:

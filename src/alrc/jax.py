@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 try:
@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from alrc import rule
+from alrc import rule, state
 from alrc.rule import Moments
 from alrc.settings import Settings
 
@@ -28,23 +28,32 @@ __all__ = ["Moments", "clip", "init", "scale_by_alrc"]
 _LARGEST_COUNT = 2**31 - 1
 
 
-def init(settings: Settings) -> Moments:
+def init(settings: Settings, saved: Mapping[str, Any] | None = None) -> Moments:
     """The moments before the first call of :func:`clip`.
 
     Args:
         settings: The hyperparameters.
+        saved: Where to go on from: what ``to_dict()`` returned, in any framework. Counts of losses
+            beside the moments are left out. None: a fresh start.
 
     Returns:
-        Mean and variance, float32, and the number of updates, int32; each of shape ``()``.
+        Mean and variance, float32, and the number of updates, int32; each of shape ``()``. A saved
+        number of updates that int32 cannot hold is held at its largest.
+
+    Raises:
+        TypeError: If ``saved`` is not a dict.
+        ValueError: If ``saved`` lacks a moment or holds an impossible one.
 
     Example:
         >>> from alrc import Settings
         >>> from alrc.jax import init
         >>> init(Settings(mu1_start=2.0, mu2_start=5.0)).variance
         Array(1., dtype=float32)
+        >>> init(Settings(), saved={"mean": 1.5, "variance": 0.25, "num_updates": 3}).num_updates
+        Array(3, dtype=int32)
     """
-    mean, variance = settings.start
-    return _strong(Moments(mean, variance, 0))
+    start = state.start(settings, saved)
+    return _strong(start._replace(num_updates=min(start.num_updates, _LARGEST_COUNT)))
 
 
 def clip(
@@ -76,7 +85,8 @@ def clip(
 
     Returns:
         The losses, same shape and dtype, limited; and the next moments, float32, float32 and
-        int32, whatever the dtype of the losses.
+        int32, whatever the dtype of the losses. Save the moments as ``moments.to_dict()``, and go
+        on from them with ``init(settings, saved=...)``; or as any other pytree.
 
     Raises:
         TypeError: If ``loss`` is not floating, ``mask`` not an array, or ``settings`` not

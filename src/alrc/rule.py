@@ -46,6 +46,24 @@ class Moments(NamedTuple):
     variance: Array
     num_updates: Array
 
+    def to_dict(self) -> dict[str, float]:
+        """The moments as Python numbers by name: for JSON, or to go on in another framework.
+
+        Give them to any front end's ``init(settings, saved=...)``. Reading them waits for the
+        device, and is not possible inside a compiled function.
+
+        Example:
+            >>> from alrc.rule import Moments
+            >>> Moments(1.5, 0.25, 3).to_dict()
+            {'mean': 1.5, 'variance': 0.25, 'num_updates': 3}
+        """
+        # These read a scalar of any framework, exactly: a float holds whatever a float32 does.
+        return {
+            "mean": float(self.mean),
+            "variance": float(self.variance),
+            "num_updates": int(self.num_updates),
+        }
+
 
 class Limited(NamedTuple):
     """What the rule makes of some losses; every field has their shape.

@@ -1,11 +1,12 @@
-"""The state as plain numbers by name: the form in which it is checked and moves between frameworks."""
+"""The state as plain numbers by name: the form that is checked and moves between frameworks."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from alrc.rule import LARGEST_MOMENT
+from alrc.rule import LARGEST_MOMENT, Moments
+from alrc.settings import Settings
 
-MOMENTS = ("mean", "variance", "num_updates")
+MOMENTS = Moments._fields
 COUNTS = ("num_losses", "num_clipped", "num_nonfinite")
 NAMES = MOMENTS + COUNTS
 WHOLE = NAMES[2:]  # those that are whole numbers
@@ -24,7 +25,9 @@ def problem(name: str, number: Any) -> str | None:
 
 
 def checked(who: str, saved: Mapping[str, Any]) -> dict[str, float]:
-    """All of the numbers that were saved; counts that were not are 0.
+    """All of the numbers that were saved, in the order of NAMES; counts that were not are 0.
+
+    JSON may have made 7 of 7.0, or 7.0 of 7: the counts come back as int, the others as float.
 
     Raises:
         TypeError: If ``saved`` is no mapping.
@@ -51,7 +54,15 @@ def checked(who: str, saved: Mapping[str, Any]) -> dict[str, float]:
                 f"{who}: the saved {name} must be {found}. The state is damaged or not one of "
                 "ALRC's: load another, or start afresh."
             )
-    return {name: saved.get(name, 0) for name in NAMES}
+    return {name: (int if name in WHOLE else float)(saved.get(name, 0)) for name in NAMES}
+
+
+def start(settings: Settings, saved: Mapping[str, Any] | None) -> Moments:
+    """The Python numbers that a front end's ``init`` starts from: those saved, if there are any."""
+    if saved is None:
+        return Moments(*settings.start, 0)
+    numbers = checked("init", saved)
+    return Moments(*(numbers[name] for name in MOMENTS))
 
 
 def _listed(names: Iterable[str]) -> str:

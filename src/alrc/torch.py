@@ -1,7 +1,7 @@
 """Adaptive learning rate clipping for PyTorch: a module, and the pure functions beneath it."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 try:
@@ -14,38 +14,47 @@ except ModuleNotFoundError as error:
     ) from error
 from torch import Tensor, nn
 
-from alrc import rule
+from alrc import rule, state
 from alrc.rule import Floats, Moments
 from alrc.settings import Settings
 from alrc.snapshot import opaque
 
 __all__ = ["ALRC", "Moments", "clip", "init"]
 
-_COUNTS = ("num_updates", "num_losses", "num_clipped", "num_nonfinite")
-_BUFFERS = ("mean", "variance", *_COUNTS)
 
-
-def init(settings: Settings, device: torch.device | str | None = None) -> Moments:
+def init(
+    settings: Settings,
+    device: torch.device | str | None = None,
+    saved: Mapping[str, Any] | None = None,
+) -> Moments:
     """The moments before the first call of :func:`clip`.
 
     Args:
         settings: The hyperparameters.
         device: Where to keep the moments; None for torch's default device.
+        saved: Where to go on from: what ``to_dict()`` returned, in any framework. The counts
+            that :class:`ALRC` saves beside the moments are left out. None: a fresh start.
 
     Returns:
         Mean and variance, float32, and the number of updates, int64; each of shape ``()``.
+
+    Raises:
+        TypeError: If ``saved`` is not a dict.
+        ValueError: If ``saved`` lacks a moment or holds an impossible one.
 
     Example:
         >>> from alrc import Settings
         >>> from alrc.torch import init
         >>> init(Settings(mu1_start=2.0, mu2_start=5.0))
         Moments(mean=tensor(2.), variance=tensor(1.), num_updates=tensor(0))
+        >>> init(Settings(), saved={"mean": 1.5, "variance": 0.25, "num_updates": 3})
+        Moments(mean=tensor(1.5000), variance=tensor(0.2500), num_updates=tensor(3))
     """
-    mean, variance = settings.start
+    mean, variance, num_updates = state.start(settings, saved)
     return Moments(
         torch.tensor(mean, dtype=torch.float32, device=device),
         torch.tensor(variance, dtype=torch.float32, device=device),
-        torch.tensor(0, dtype=torch.int64, device=device),
+        torch.tensor(num_updates, dtype=torch.int64, device=device),
     )
 
 
@@ -65,8 +74,8 @@ def clip(
 
     Returns:
         The losses, same shape and dtype, limited; and the next moments, same shapes and dtypes.
-        Save the moments as ``tuple(moments)``, which ``torch.load`` reads back without pickled
-        classes, and restore them with ``Moments(*saved)``.
+        Save the moments as ``moments.to_dict()``, plain numbers that any format takes, and go on
+        from them with ``init(settings, saved=...)``.
 
     Raises:
         TypeError: If ``loss`` is not a floating tensor, or ``mask`` not a tensor.
@@ -204,8 +213,8 @@ class ALRC(nn.Module):
         )
         # A buffer made in inference mode could never be updated outside it.
         with torch.inference_mode(False):
-            for name in _BUFFERS:
-                dtype = torch.int64 if name in _COUNTS else torch.float32
+            for name in state.NAMES:
+                dtype = torch.int64 if name in state.WHOLE else torch.float32
                 self.register_buffer(name, torch.empty((), dtype=dtype, device=device))
         self.reset_parameters()
 
@@ -213,8 +222,43 @@ class ALRC(nn.Module):
         """Sets the moments to their start and the counts to 0; after ``to_empty()``, say."""
         self.mean.fill_(self.settings.start[0])
         self.variance.fill_(self.settings.start[1])
-        for name in _COUNTS:
+        for name in state.WHOLE:
             getattr(self, name).zero_()
+
+    def to_dict(self) -> dict[str, float]:
+        """The state as Python numbers by name: for JSON, or to go on in another framework.
+
+        Beside ``state_dict()``, which is for PyTorch's own checkpoints. Reading the numbers waits
+        for the device.
+
+        Example:
+            >>> from alrc.torch import ALRC
+            >>> ALRC(mu1_start=2.0, mu2_start=5.0).to_dict()  # doctest: +NORMALIZE_WHITESPACE
+            {'mean': 2.0, 'variance': 1.0, 'num_updates': 0,
+             'num_losses': 0, 'num_clipped': 0, 'num_nonfinite': 0}
+        """
+        return {name: getattr(self, name).item() for name in state.NAMES}
+
+    def load_dict(self, saved: Mapping[str, Any]) -> None:
+        """Goes on from what ``to_dict()`` returned, in any framework; all of it or nothing.
+
+        Args:
+            saved: Numbers by name. Counts of losses that are not among them, because pure
+                functions keep none, become 0.
+
+        Raises:
+            TypeError: If ``saved`` is not a dict.
+            ValueError: If ``saved`` lacks a moment or holds an impossible number.
+
+        Example:
+            >>> from alrc.torch import ALRC
+            >>> alrc = ALRC()
+            >>> alrc.load_dict({"mean": 1.5, "variance": 0.25, "num_updates": 30})
+            >>> alrc.threshold  # 1.5 + 3 * sqrt(0.25)
+            tensor(3.)
+        """
+        for name, number in state.checked("ALRC", saved).items():
+            getattr(self, name).fill_(number)
 
     def forward(self, loss: Tensor, mask: Tensor | None = None) -> Tensor:
         _check("ALRC", loss, mask, self.mean.device)
@@ -312,7 +356,7 @@ class ALRC(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "ALRC":
         # .half() and .to(bfloat16) come through here: move the state, never change its dtype.
-        before = {name: getattr(self, name) for name in _BUFFERS}
+        before = {name: getattr(self, name) for name in state.NAMES}
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for name, old in before.items():
             new = getattr(self, name)
@@ -331,13 +375,13 @@ class ALRC(nn.Module):
         error_msgs: list[str],
     ) -> None:
         """Takes the whole state over, or none of it and says why."""
-        keys = [prefix + name for name in _BUFFERS]
+        keys = [prefix + name for name in state.NAMES]
         if missing := [key for key in keys if key not in state_dict]:
             missing_keys.extend(missing)
             unexpected_keys.extend(k for k in state_dict if k.startswith(prefix) and k not in keys)
             return
         problems = []
-        for name in _BUFFERS:
+        for name in state.NAMES:
             key, value = prefix + name, state_dict[prefix + name]
             if problem := _problem(name, value):
                 problems.append(
@@ -395,15 +439,7 @@ def _problem(name: str, value: Any) -> str | None:
     if not isinstance(value, Tensor) or value.shape != () or value.is_complex():
         got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
         return f"a real tensor of shape (); got {got}"
-    if value.is_meta:
-        return None
-    number = value.item()
-    if name in _COUNTS:
-        sound = 0 <= number < 2**63 and number % 1 == 0
-        return None if sound else f"a count, 0 or more, in int64; got {number}"
-    if not abs(number) < rule.LARGEST_MOMENT:
-        return f"finite in float32; got {number}"
-    return f"at least 0; got {number}" if name == "variance" and number < 0 else None
+    return None if value.is_meta else state.problem(name, value.item())
 
 
 def _check(who: str, loss: Tensor, mask: Tensor | None, device: torch.device) -> None:
