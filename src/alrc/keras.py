@@ -82,6 +82,8 @@ class ALRC(keras.layers.Layer):  # type: ignore[misc, unused-ignore]
         Mach. Learn.: Sci. Technol. 1 (2020) 015011, https://doi.org/10.1088/2632-2153/ab81e2
     """
 
+    _refusal: ValueError | None = None
+
     def __init__(
         self,
         num_stddev: float = 3.0,
@@ -207,7 +209,16 @@ class ALRC(keras.layers.Layer):  # type: ignore[misc, unused-ignore]
             store[name] = ops.convert_to_numpy(getattr(self, name))
 
     def load_own_variables(self, store: Any) -> None:
-        self.load_dict({name: _number(store[name]) for name in store.keys()})
+        saved = {name: _number(store[name]) for name in store.keys()}
+        # After a refusal Keras tries another place, where there is nothing, and tells of that one.
+        before, self._refusal = self._refusal, None
+        if before and not saved:
+            raise before
+        try:
+            self.load_dict(saved)
+        except ValueError as error:
+            self._refusal = error
+            raise
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), **dataclasses.asdict(self.settings)}
