@@ -29,7 +29,8 @@ def test_the_public_names_have_examples_that_are_found() -> None:
     finder = doctest.DocTestFinder()
     torch = ("alrc.torch.ALRC", "alrc.torch.clip", "alrc.torch.init", "alrc.rule.Moments")
     jax = ("alrc.jax.clip", "alrc.jax.init", "alrc.jax.scale_by_alrc")
-    for name in ("alrc.settings.Settings", *torch, *jax):
+    keras = ("alrc.keras.ALRC", "alrc.keras.ALRCMixin", "alrc.keras.ALRCModel")
+    for name in ("alrc.settings.Settings", *torch, *jax, *keras):
         module, _, attribute = name.rpartition(".")
         public = getattr(importlib.import_module(module), attribute)
         assert any(test.examples for test in finder.find(public)), name

@@ -4,7 +4,10 @@ Each test runs in a process of its backend's (see keras_workers.py).
 """
 
 import contextlib
+import doctest
+import io
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,7 @@ from keras import ops
 from keras_workers import in_each_backend
 from reference import Reference
 
+import alrc.keras
 from alrc import rule
 from alrc.keras import ALRC, ALRCMixin, ALRCModel
 
@@ -90,7 +94,9 @@ def last(iterator: Iterator[Any]) -> Any:
 
 @in_each_backend
 @pytest.mark.parametrize("per_example", [False, True])
-@pytest.mark.parametrize("options", [{"jit_compile": b} for b in (False, True)] + [{"run_eagerly": True}])
+@pytest.mark.parametrize(
+    "options", [{"jit_compile": b} for b in (False, True)] + [{"run_eagerly": True}]
+)
 def test_training_agrees_with_the_oracle_at_each_step(per_example, options) -> None:
     model, (x, y) = compiled(per_example, **options), data()
     for step, (theta, moments, loss) in enumerate(oracle(x, y, per_example)):
@@ -249,7 +255,9 @@ def test_replicas_share_one_limit(per_example) -> None:
             model = compiled(per_example)
         devices = 2  # each computes the mean of its half
     else:
-        keras.distribution.set_distribution(keras.distribution.DataParallel(auto_shard_dataset=False))
+        keras.distribution.set_distribution(
+            keras.distribution.DataParallel(auto_shard_dataset=False)
+        )
         model, devices = compiled(per_example), 1  # the mean is one of the whole batch
         assert len(model.alrc.mean.value.devices()) == 2
     try:
@@ -375,6 +383,17 @@ def number_of_graphs() -> int:
 
 
 @in_each_backend
+def test_the_examples_of_the_docstrings_and_of_the_readme_run() -> None:
+    assert doctest.testmod(alrc.keras).failed == 0
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    blocks = re.findall(r"^```python\n(.*?)^```", readme, re.DOTALL | re.MULTILINE)
+    ours = [block for block in blocks if "from alrc.keras" in block]
+    assert len(ours) == 2
+    with contextlib.redirect_stdout(io.StringIO()):
+        exec("\n".join(ours), {"__name__": "readme"})
+
+
+@in_each_backend
 @pytest.mark.parametrize("shape", [(), (1,), (4,), (2, 3), (2, 0)])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "float64"])
 def test_shape_and_dtype_for_any_loss(shape, dtype) -> None:
@@ -497,7 +516,7 @@ def test_bad_input_is_refused_in_words() -> None:
 
     assert refusal(TypeError, lambda: ALRCModel(keras.layers.Dense(1, name="d"))) == (
         "ALRCModel: model must be a keras.Model, which is to be trained; got "
-        f"<Dense name=d, built=False>. Wrap layers in keras.Sequential([...]) first."
+        "<Dense name=d, built=False>. Wrap layers in keras.Sequential([...]) first."
     )
     assert refusal(TypeError, lambda: ALRCModel(network(), 3.0)) == (
         "ALRCModel: alrc must be an alrc.keras.ALRC or None; got 3.0. Pass ALRC(num_stddev=3.0), "

@@ -17,8 +17,10 @@ ARROWS = {
     "alrc.settings": set(),
     "alrc.rule": {"alrc.settings"},
     "alrc.state": {"alrc.rule", "alrc.settings"},
-    "alrc.torch": {"alrc", "alrc.rule", "alrc.settings", "alrc.state"},
+    "alrc.snapshot": {"alrc.rule"},
+    "alrc.torch": {"alrc", "alrc.rule", "alrc.settings", "alrc.snapshot", "alrc.state"},
     "alrc.jax": {"alrc", "alrc.rule", "alrc.settings", "alrc.state"},
+    "alrc.keras": {"alrc", "alrc.rule", "alrc.settings", "alrc.snapshot", "alrc.state"},
     "alrc.cli": {"alrc.lab"},
     "alrc.lab": {"alrc", "alrc.lab", "alrc.settings", "alrc.torch"},
 }
@@ -70,7 +72,9 @@ def test_import_brings_in_nothing_but_the_standard_library() -> None:
     assert modules <= set(sys.stdlib_module_names)
 
 
-@pytest.mark.parametrize(("front_end", "name"), [("torch", "PyTorch"), ("jax", "JAX")])
+@pytest.mark.parametrize(
+    ("front_end", "name"), [("torch", "PyTorch"), ("jax", "JAX"), ("keras", "Keras")]
+)
 def test_without_its_framework_a_front_end_says_what_to_install(
     monkeypatch, front_end: str, name: str
 ) -> None:
@@ -84,9 +88,29 @@ def test_without_its_framework_a_front_end_says_what_to_install(
     )
 
 
+def test_keras_without_its_backend_says_what_to_install(monkeypatch) -> None:
+    class Missing:
+        """Finds Keras, whose import fails for want of TensorFlow."""
+
+        def find_spec(self, name, path=None, target=None):
+            if name == "keras":
+                raise ModuleNotFoundError("No module named 'tensorflow'", name="tensorflow")
+
+    monkeypatch.delitem(sys.modules, "keras", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Missing(), *sys.meta_path])
+    spec = importlib.util.spec_from_file_location("alone", SOURCE / "keras.py")
+    with pytest.raises(ModuleNotFoundError) as error:
+        spec.loader.exec_module(importlib.util.module_from_spec(spec))
+    assert str(error.value) == (
+        "alrc.keras needs a backend for Keras, and tensorflow is not installed here. Install it, "
+        "or set KERAS_BACKEND to one of tensorflow, jax and torch that is, before Python starts."
+    )
+
+
 def test_public_names() -> None:
-    from alrc import jax, torch
+    from alrc import jax, keras, torch
 
     assert alrc.__all__ == ["Settings", "__version__"]
     assert torch.__all__ == ["ALRC", "Moments", "clip", "init"]
+    assert keras.__all__ == ["ALRC", "ALRCMixin", "ALRCModel"]
     assert jax.__all__ == ["Moments", "clip", "init", "scale_by_alrc"]

@@ -1,4 +1,4 @@
-"""Adaptive learning rate clipping for Keras 3, on TensorFlow, JAX and PyTorch: a layer, and models."""
+"""Adaptive learning rate clipping for Keras 3, on TensorFlow, JAX and PyTorch."""
 
 import dataclasses
 import math
@@ -9,10 +9,12 @@ try:
     import keras
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
-        'alrc.keras needs Keras, which is not installed here. Install it with: pip install "alrc[keras]"'
+        "alrc.keras needs Keras, which is not installed here. Install it with: "
+        'pip install "alrc[keras]"'
         if error.name == "keras"
-        else f"alrc.keras needs a backend for Keras, and {error.name} is not installed here. Install "
-        "it, or set KERAS_BACKEND to one of tensorflow, jax and torch that is, before Python starts.",
+        else f"alrc.keras needs a backend for Keras, and {error.name} is not installed here. "
+        "Install it, or set KERAS_BACKEND to one of tensorflow, jax and torch that is, before "
+        "Python starts.",
         name=error.name,
     ) from error
 from keras import ops
@@ -122,7 +124,11 @@ class ALRC(keras.layers.Layer):  # type: ignore[misc, unused-ignore]
         self.variance.assign(self.settings.start[1])
         self.clipped = keras.metrics.Sum(f"{self.name}_num_clipped", dtype="float32")
         self.nonfinite = keras.metrics.Sum(f"{self.name}_num_nonfinite", dtype="float32")
+        self.supports_masking = True  # a mask says which losses count, and goes no further
         self.built = True
+
+    def compute_mask(self, inputs: Tensor, previous_mask: Tensor | None) -> None:
+        return None
 
     def call(self, loss: Tensor, mask: Tensor | None = None, training: bool = True) -> Tensor:
         _check(loss, mask)
@@ -189,7 +195,7 @@ class ALRC(keras.layers.Layer):  # type: ignore[misc, unused-ignore]
 
     def to_dict(self) -> dict[str, float]:
         """The state as plain numbers by name, which any front end can go on from."""
-        return {name: ops.convert_to_numpy(getattr(self, name)).item() for name in state.NAMES}
+        return {name: array.item() for name, array in self._arrays().items()}
 
     def load_dict(self, saved: Mapping[str, float]) -> None:
         """Goes on from what ``to_dict`` of any front end returned; counts left out are 0.
@@ -205,11 +211,16 @@ class ALRC(keras.layers.Layer):  # type: ignore[misc, unused-ignore]
             weight.assign(min(number, largest))
 
     def save_own_variables(self, store: Any) -> None:
-        for name in state.NAMES:
-            store[name] = ops.convert_to_numpy(getattr(self, name))
+        for name, array in self._arrays().items():
+            store[name] = array
+
+    def _arrays(self) -> dict[str, Any]:
+        """The state as NumPy arrays."""
+        tensors = ((name, ops.convert_to_tensor(getattr(self, name))) for name in state.NAMES)
+        return {name: ops.convert_to_numpy(tensor) for name, tensor in tensors}
 
     def load_own_variables(self, store: Any) -> None:
-        saved = {name: _number(store[name]) for name in store.keys()}
+        saved = {name: _number(store[name]) for name in store.keys()}  # noqa: SIM118 - it is no dict
         # After a refusal Keras tries another place, where there is nothing, and tells of that one.
         before, self._refusal = self._refusal, None
         if before and not saved:
@@ -298,9 +309,9 @@ class ALRCMixin:
         alrc = getattr(self, "alrc", None)
         if not isinstance(alrc, ALRC):
             raise TypeError(
-                "ALRCMixin: the model must have an attribute alrc that is an alrc.keras.ALRC, which "
-                f"keeps the moments; got {alrc!r}. In __init__, after super().__init__(), write "
-                "self.alrc = ALRC()."
+                "ALRCMixin: the model must have an attribute alrc that is an alrc.keras.ALRC, "
+                f"which keeps the moments; got {alrc!r}. In __init__, after super().__init__(), "
+                "write self.alrc = ALRC()."
             )
         return alrc._limited(loss, mask, keep_values=True)
 
@@ -386,11 +397,6 @@ class ALRCModel(ALRCMixin, keras.Model):  # type: ignore[misc, unused-ignore]
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         return self.model(inputs)  # which takes training from here
 
-    def build(self, input_shape: Any) -> None:
-        if not self.model.built:
-            self.model.build(input_shape)
-        self.built = True
-
     def get_config(self) -> dict[str, Any]:
         parts = {"model": self.model, "alrc": self.alrc}
         saved = {name: keras.saving.serialize_keras_object(part) for name, part in parts.items()}
@@ -446,7 +452,7 @@ def _mask(losses: Tensor, y_pred: Any, sample_weight: Any) -> Tensor | None:
 
 
 def _dtype(tensor: Tensor) -> str:
-    return keras.backend.standardize_dtype(tensor.dtype)
+    return str(keras.backend.standardize_dtype(tensor.dtype))
 
 
 def _number(value: Any) -> Any:
