@@ -3,147 +3,254 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import ml_dtypes  # noqa: F401 - comes with JAX, and adds "bfloat16" to NumPy's dtypes
 import numpy as np
 import torch
+from torch._dynamo.utils import counters
 
-from alrc import Settings, rule
+from alrc import Settings, rule, state
 from alrc.torch import ALRC, Moments, clip, init
 
 Mask = Sequence[float] | None
 Result = tuple[list[float], list[float]]  # values, and gradient factors
+Structure = list[tuple[str, tuple[int, ...], str]]  # name, shape, dtype
 
 
 class FrontEnd:
     """One call in training, one in evaluation, and the state, all as Python numbers."""
 
+    who = "init"  # what its errors about a saved state begin with
+    compiles = False
+    # With the default decay rounding errors are forgotten after some thousand calls, so a row
+    # whose calls take long shows in 10,000 of them what the others show in 100,000.
+    long_run = 100_000
+    # How many examples hypothesis tries: few where each of them compiles anew, or calls are slow.
+    examples = 100
+
     def __init__(self, **settings: Any) -> None:
         self.settings = Settings(**settings)
 
-    def __call__(self, losses: Sequence[float], mask: Mask = None) -> Result:
+    def __call__(
+        self, losses: Sequence[float], mask: Mask = None, dtype: str = "float32"
+    ) -> Result:
+        """``dtype`` is that of the losses: float32, bfloat16 or float16."""
         raise NotImplementedError
+
+    def feed(self, losses: Sequence[float]) -> list[float]:
+        """The values of single losses, one call after another; quickly, if there is a way."""
+        return [self([loss])[0][0] for loss in losses]
 
     def evaluate(self, losses: Sequence[float]) -> Result:
         """What the row does in evaluation; a pure function is simply not called then."""
         return list(losses), [1.0] * len(losses)
 
+    def save(self) -> dict[str, float]:
+        """The state as plain numbers."""
+        raise NotImplementedError
+
+    def load(self, saved: dict[str, float]) -> None:
+        """Goes on from what any row saved."""
+        raise NotImplementedError
+
+    @property
+    def structure(self) -> Structure:
+        """Name, shape and dtype of everything the front end keeps."""
+        raise NotImplementedError
+
+    @property
+    def compilations(self) -> int:
+        """How many graphs were compiled so far, for whatever instance."""
+        return 0
+
     @property
     def moments(self) -> tuple[float, float, int]:
-        raise NotImplementedError
+        saved = self.save()
+        return tuple(saved[name] for name in state.MOMENTS)
 
     @property
     def counts(self) -> tuple[int, int, int] | None:
         """Losses, clipped losses and non-finite losses so far; None if the row keeps none."""
-        return None
+        saved = self.save()
+        return tuple(saved[name] for name in state.COUNTS) if "num_losses" in saved else None
 
 
 class Numpy(FrontEnd):
-    """The rule on NumPy arrays, its state rounded to float32 after each call."""
+    """The rule on NumPy arrays, its state rounded to float32 after each call.
+
+    The rule takes losses of float32 at least, so half precision is widened for it and its results
+    are rounded back, as in every front end.
+    """
+
+    who = "Numpy"
+    long_run = 10_000
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
-        mean, variance = self.settings.start
-        self.state = Moments(np.float32(mean), np.float32(variance), 0)
+        self._take(*self.settings.start, 0)
         self.totals = np.zeros(3, int)
 
-    def __call__(self, losses: Sequence[float], mask: Mask = None) -> Result:
-        array = np.asarray(losses, np.float32)
+    def _take(self, mean: float, variance: float, num_updates: int) -> None:
+        self.state = Moments(np.float32(mean), np.float32(variance), np.int64(num_updates))
+
+    def __call__(
+        self, losses: Sequence[float], mask: Mask = None, dtype: str = "float32"
+    ) -> Result:
         weights = None if mask is None else np.asarray(mask, np.float32)
         with np.errstate(all="ignore"):
+            array = np.asarray(losses, np.float32).astype(dtype).astype(np.float32)
             step = rule.step(np, array, weights, self.state, self.settings)
-        mean, variance, num_updates = step.moments
-        self.state = Moments(np.float32(mean), np.float32(variance), int(num_updates))
+            value, factor = (
+                x.astype(dtype).astype(float).tolist()
+                for x in (step.losses.value, step.losses.factor)
+            )
+        self._take(*step.moments)
         self.totals += [step.num_losses, step.num_clipped, step.num_nonfinite]
-        return step.losses.value.tolist(), step.losses.factor.tolist()
+        return value, factor
+
+    def save(self) -> dict[str, float]:
+        counts = zip(state.COUNTS, self.totals.tolist(), strict=True)
+        return {**self.state.to_dict(), **dict(counts)}
+
+    def load(self, saved: dict[str, float]) -> None:
+        numbers = list(state.checked(self.who, saved).values())
+        self._take(*numbers[:3])
+        self.totals = np.array(numbers[3:])
 
     @property
-    def moments(self) -> tuple[float, float, int]:
-        return float(self.state.mean), float(self.state.variance), self.state.num_updates
+    def structure(self) -> Structure:
+        kept = {**self.state._asdict(), "totals": self.totals}
+        return [(name, x.shape, str(x.dtype)) for name, x in kept.items()]
+
+
+class Torch(FrontEnd):
+    """What the rows of PyTorch have in common."""
+
+    call: Callable[..., torch.Tensor]  # of losses and a mask
+    kept: Callable[[], dict[str, torch.Tensor]]
+
+    def __call__(
+        self, losses: Sequence[float], mask: Mask = None, dtype: str = "float32"
+    ) -> Result:
+        return gradient_factors(lambda x: self.call(x, as_mask(mask)), losses, dtype)
+
+    def feed(self, losses: Sequence[float]) -> list[float]:
+        return [self.call(torch.tensor([x]), None).item() for x in losses]  # without gradients
 
     @property
-    def counts(self) -> tuple[int, int, int]:
-        return tuple(self.totals.tolist())
+    def structure(self) -> Structure:
+        return [
+            (name, tuple(x.shape), str(x.dtype).removeprefix("torch."))
+            for name, x in self.kept().items()
+        ]
 
 
-class TorchModule(FrontEnd):
+class TorchModule(Torch):
     """ALRC as users call it; on the CPU it computes with Python floats where it can."""
+
+    who = "ALRC"
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
         self.module = ALRC(**settings)
-        self.call: Callable[..., torch.Tensor] = self.module
-
-    def __call__(self, losses: Sequence[float], mask: Mask = None) -> Result:
-        return gradient_factors(lambda x: self.call(x, as_mask(mask)), losses)
+        self.call = self.module
+        self.kept = self.module.state_dict
 
     def evaluate(self, losses: Sequence[float]) -> Result:
         self.module.eval()
-        result = gradient_factors(self.call, losses)
+        result = gradient_factors(lambda x: self.call(x, None), losses)
         self.module.train()
         return result
 
-    @property
-    def moments(self) -> tuple[float, float, int]:
-        module = self.module
-        return module.mean.item(), module.variance.item(), int(module.num_updates)
+    def save(self) -> dict[str, float]:
+        return self.module.to_dict()
 
-    @property
-    def counts(self) -> tuple[int, int, int]:
-        module = self.module
-        return int(module.num_losses), int(module.num_clipped), int(module.num_nonfinite)
+    def load(self, saved: dict[str, float]) -> None:
+        self.module.load_dict(saved)
 
 
 class TorchScalars(TorchModule):
     """ALRC called with losses of shape () where the batch holds one: another way in."""
 
-    def __call__(self, losses: Sequence[float], mask: Mask = None) -> Result:
+    def __call__(
+        self, losses: Sequence[float], mask: Mask = None, dtype: str = "float32"
+    ) -> Result:
         if len(losses) != 1:
-            return super().__call__(losses, mask)
+            return super().__call__(losses, mask, dtype)
         mask = None if mask is None else mask[0]
-        value, factor = gradient_factors(lambda x: self.call(x, as_mask(mask)), losses[0])
+        value, factor = gradient_factors(lambda x: self.call(x, as_mask(mask)), losses[0], dtype)
         return [value], [factor]
+
+    def feed(self, losses: Sequence[float]) -> list[float]:
+        return [self.call(torch.tensor(x), None).item() for x in losses]
 
 
 class TorchCompiled(TorchModule):
-    """ALRC in one graph, through torch.compile."""
+    """ALRC in one graph, through torch.compile.
+
+    The module is an argument of what is compiled, so that all modules share one graph that differ
+    in numbers only.
+    """
+
+    compiles = True
+    long_run = 10_000
+    examples = 10
+    compiled = staticmethod(
+        torch.compile(
+            lambda module, loss, mask: module(loss, mask),
+            fullgraph=True,
+            backend="aot_eager",
+            dynamic=True,
+        )
+    )
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
-        torch._dynamo.reset()
-        self.call = torch.compile(self.module, fullgraph=True, backend="aot_eager", dynamic=True)
+        self.call = lambda loss, mask: self.compiled(self.module, loss, mask)
+
+    @property
+    def compilations(self) -> int:
+        return counters["stats"]["unique_graphs"]
 
 
-class TorchPure(FrontEnd):
+# All the tests together compile more graphs of this one function than a program would.
+torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit = 10_000
+
+
+class TorchPure(Torch):
     """The pure function on tensors, as under torch.func and on accelerators."""
+
+    long_run = 10_000
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
         self.state = init(self.settings)
+        self.kept = lambda: self.state._asdict()
 
-    def __call__(self, losses: Sequence[float], mask: Mask = None) -> Result:
-        def call(x: torch.Tensor) -> torch.Tensor:
-            y, self.state = clip(x, self.state, self.settings, as_mask(mask))
-            return y
+    def call(self, loss: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        value, self.state = clip(loss, self.state, self.settings, mask)
+        return value
 
-        return gradient_factors(call, losses)
+    def save(self) -> dict[str, float]:
+        return self.state.to_dict()
 
-    @property
-    def moments(self) -> tuple[float, float, int]:
-        mean, variance, num_updates = (moment.item() for moment in self.state)
-        return mean, variance, num_updates
+    def load(self, saved: dict[str, float]) -> None:
+        self.state = init(self.settings, saved=saved)
 
 
 def as_mask(mask: Any) -> torch.Tensor | None:
     return None if mask is None else torch.tensor(mask)
 
 
-def gradient_factors(call: Callable[[torch.Tensor], torch.Tensor], losses: Any) -> Any:
+def gradient_factors(
+    call: Callable[[torch.Tensor], torch.Tensor], losses: Any, dtype: str = "float32"
+) -> Any:
     """Values, and d value / d loss times 3, divided by 3: the upstream gradient is not 1."""
-    x = torch.tensor(losses, dtype=torch.float32, requires_grad=True)
+    x = torch.tensor(losses, dtype=getattr(torch, dtype), requires_grad=True)
     y = call(x)
     assert y.shape == x.shape
     assert y.dtype == x.dtype
     (gradient,) = torch.autograd.grad(y, x, torch.full_like(y, 3.0))
-    return y.tolist(), (gradient / 3.0).tolist()
+    return y.tolist(), (gradient.float() / 3.0).tolist()
 
 
 ROWS: dict[str, type[FrontEnd]] = {

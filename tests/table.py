@@ -3,9 +3,14 @@
 A new front end joins by adding a row, and inherits every test that is parametrised with ROWS.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import frontends
+import hypothesis
 import jax_frontends
 import keras_frontends
+import pytest
 from frontends import FrontEnd
 
 ROWS: dict[str, type[FrontEnd]] = {
@@ -13,5 +18,23 @@ ROWS: dict[str, type[FrontEnd]] = {
     **jax_frontends.ROWS,
     **keras_frontends.ROWS,
 }
-# Hypothesis makes many short runs, each of which would compile anew.
-QUICK = [name for name in ROWS if name not in ("torch-compiled", "jax")]
+# Between which a state is moved.
+ONE_PER_FRAMEWORK = ["numpy", "torch", "torch-pure", "jax-jitted", *keras_frontends.ROWS]
+
+
+def given_for_every_row(**strategies: Any) -> Callable[..., Any]:
+    """hypothesis.given for each row, with as many examples as the row has time for."""
+
+    def decorate(test: Callable[..., None]) -> Callable[[str], None]:
+        @pytest.mark.parametrize("row", ROWS)
+        def for_every_row(row: str) -> None:
+            @hypothesis.settings(max_examples=ROWS[row].examples)
+            @hypothesis.given(**strategies)
+            def holds(**drawn: Any) -> None:
+                test(row, **drawn)
+
+            holds()
+
+        return for_every_row
+
+    return decorate

@@ -1,17 +1,13 @@
 """Every front end against the reference, over ordinary, broken and extreme runs."""
 
-import jax.numpy as jnp
+import itertools
+import json
+
 import numpy as np
 import pytest
-import torch
 from agreement import assert_agrees, stream
-from hypothesis import example, given
 from hypothesis import strategies as st
-from table import QUICK, ROWS
-
-import alrc.jax
-import alrc.torch
-from alrc.rule import Moments
+from table import ONE_PER_FRAMEWORK, ROWS, given_for_every_row
 
 SETTINGS = {
     "defaults": {},
@@ -77,8 +73,14 @@ def batches(draw: st.DrawFn) -> list[tuple[list[float], list[float] | None]]:
     return result
 
 
-@pytest.mark.parametrize("row", QUICK)
-@given(
+@pytest.mark.parametrize("row", ROWS)
+@pytest.mark.parametrize("settings", [{}, {"decay": 0.9}], ids=["defaults", "short memory"])
+@pytest.mark.parametrize("losses", [[0.0] * 12, [5.0] * 12 + [50.0]], ids=["zeros", "a jump"])
+def test_agrees_after_a_constant_run(row: str, settings: dict, losses: list[float]) -> None:
+    assert_agrees(ROWS[row], [([loss], None) for loss in losses], **settings, warmup=1)
+
+
+@given_for_every_row(
     batches=batches(),
     num_stddev=st.sampled_from([0.1, 1.0, 3.0]),
     # Not 0: then a batch of zeros makes the exact variance 0, where there is no limit, while
@@ -89,8 +91,6 @@ def batches(draw: st.DrawFn) -> list[tuple[list[float], list[float] | None]]:
     warmup=st.integers(1, 4),
     center=st.sampled_from(["zero", "mean"]),
 )
-@example([([0.0], None)] * 12, 3.0, 0.999, None, None, 1, "zero")
-@example([([5.0], None)] * 12 + [([50.0], None)], 3.0, 0.9, None, None, 1, "zero")
 def test_agrees_on_whatever_hypothesis_finds(
     row, batches, num_stddev, decay, start, below, warmup, center
 ) -> None:
@@ -100,16 +100,25 @@ def test_agrees_on_whatever_hypothesis_finds(
     assert_agrees(ROWS[row], batches, **settings, warmup=warmup, center=center)
 
 
-@pytest.mark.parametrize(("first", "second"), [("torch-pure", "jax"), ("jax", "torch-pure")])
+@pytest.mark.parametrize("row", ROWS)
+def test_feeding_losses_is_calling_with_one_after_another(row: str) -> None:
+    losses = [loss for batch, _ in stream(calls=30, masked=False) for loss in batch]
+    fed, called = ROWS[row](decay=0.9), ROWS[row](decay=0.9)
+    expected = [called([loss])[0][0] for loss in losses]
+    np.testing.assert_allclose(fed.feed(losses), expected, rtol=1e-6)
+    assert fed.moments == pytest.approx(called.moments, rel=2e-6)
+    assert fed.counts == called.counts
+
+
+@pytest.mark.parametrize(("first", "second"), list(itertools.permutations(ONE_PER_FRAMEWORK, 2)))
 def test_moments_saved_in_one_framework_go_on_in_another(first: str, second: str) -> None:
     batches = [(losses, None) for losses, _ in stream(calls=120, masked=False)]
     stays, moved = ROWS[first](decay=0.9), ROWS[second](decay=0.9)
     for batch in batches[:60]:
         stays(*batch)
-    module = {"torch-pure": alrc.torch, "jax": alrc.jax}[second]
-    arrays = {"torch-pure": torch.tensor, "jax": jnp.asarray}[second]
-    saved = dict(zip(Moments._fields, stays.moments, strict=True))  # plain numbers
-    moved.state = module.Moments(**{name: arrays(number) for name, number in saved.items()})
+    saved = json.loads(json.dumps(stays.save()))
+    moved.load(saved)
+    assert moved.save() == {name: saved.get(name, 0) for name in moved.save()}
     for batch in batches[60:]:
         expected, factors = stays(*batch)
         values, got = moved(*batch)

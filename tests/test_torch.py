@@ -1,8 +1,11 @@
 """ALRC as a citizen of PyTorch."""
 
 import copy
+import io
 import math
+import pickle
 
+import numpy as np
 import pytest
 import torch
 from frontends import gradient_factors
@@ -406,3 +409,192 @@ def test_host_and_tensor_path_have_the_same_gradients() -> None:
     host = gradient_factors(ALRC(**START), losses)
     pure = gradient_factors(lambda x: clip(x, init(settings), settings)[0], losses)
     assert host == pure
+
+
+def test_the_module_on_the_host_agrees_with_the_tensor_path_over_20_000_steps() -> None:
+    rng = np.random.default_rng(1)
+    alrc, settings = ALRC(), Settings()
+    moments = init(settings)
+    for loss in torch.from_numpy(rng.lognormal(size=20_000).astype(np.float32)):
+        alrc(loss)
+        _, moments = clip(loss, moments, settings)
+    assert alrc.num_updates == moments.num_updates == 20_000
+    torch.testing.assert_close(alrc.mean, moments.mean, rtol=2e-5, atol=0.0)
+    torch.testing.assert_close(alrc.variance, moments.variance, rtol=1e-4, atol=0.0)
+
+
+def test_the_warning_about_impossible_starts_points_at_the_line_of_the_call() -> None:
+    mu1_start_estimate, mu2_start_estimate = 1 * 3, 1.5 * 3
+    with pytest.warns(UserWarning, match="mu2_start") as record:
+        alrc = ALRC(mu1_start=mu1_start_estimate, mu2_start=mu2_start_estimate)
+    assert [str(warning.message) for warning in record] == [
+        "ALRC: mu2_start is the mean squared loss, so it must be at least mu1_start**2 = 9; got "
+        "mu1_start=3, mu2_start=4.5. Going on with a variance of 0, which limits most losses until "
+        "the moments have caught up. If 4.5 is a standard deviation s, pass "
+        "mu2_start=mu1_start**2 + s**2 = 29.25, or leave both out to start automatically."
+    ]
+    assert record[0].filename == __file__
+    for value in torch.rand(100) + 1:
+        loss = value.clone().requires_grad_()
+        clipped = alrc(loss)
+        clipped.backward()
+        assert math.isfinite(clipped.item())
+        assert 0 < loss.grad <= 1
+
+
+# Casts, modes, checkpoints
+
+
+CASTS = {
+    "half": lambda m: m.half(),
+    "bfloat16": lambda m: m.to(torch.bfloat16),
+    "double": lambda m: m.double(),
+    "bfloat16 and device": lambda m: m.to("cpu", torch.bfloat16),
+}
+
+
+@pytest.mark.parametrize("cast", CASTS)
+def test_moments_stay_float32_whatever_is_done_to_the_model(cast) -> None:
+    model = nn.Sequential(nn.Linear(2, 2), ALRC(mu1_start=1 / 3, mu2_start=2 / 3))
+    before = {name: x.clone() for name, x in model[1].state_dict().items()}
+    alrc = CASTS[cast](model)[1]
+    assert model[0].weight.dtype != torch.float32
+    for name, value in alrc.state_dict().items():
+        assert value.dtype == before[name].dtype
+        assert torch.equal(value, before[name])
+
+
+def test_moments_move_under_bfloat16_losses_and_autocast() -> None:
+    alrc = ALRC(mu1_start=1.0, mu2_start=2.0)
+    with torch.autocast("cpu", torch.bfloat16):
+        clipped = alrc(torch.tensor([1.5, 9.0], dtype=torch.bfloat16))
+    assert clipped.dtype == torch.bfloat16
+    assert clipped.tolist() == [1.5, 4.0]
+    assert alrc.mean.dtype == torch.float32
+    assert alrc.mean.item() == pytest.approx(1 + 0.001 * 1.75, rel=1e-6)
+
+
+def test_evaluation_returns_the_very_tensor_and_moves_nothing() -> None:
+    alrc = ALRC(mu1_start=1.0, mu2_start=2.0)
+    before = copy.deepcopy(alrc.state_dict())
+    loss = torch.tensor([0.5, 1e9, math.nan], requires_grad=True)
+    alrc.eval()
+    assert alrc(loss) is loss
+    alrc.train()
+    with torch.no_grad():
+        assert alrc(loss) is loss
+    with torch.inference_mode():
+        assert alrc(loss) is loss
+    assert alrc.state_dict() == before
+
+
+def training(seed: int):
+    torch.manual_seed(seed)
+    net = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1))
+    alrc = ALRC(num_stddev=1.0, decay=0.9)
+    return net, alrc, torch.optim.Adam(net.parameters(), 0.01)
+
+
+def train(net, alrc, optimizer, steps: range) -> list[float]:
+    losses = []
+    for step in steps:
+        generator = torch.Generator().manual_seed(step)
+        x = torch.randn(4, 3, generator=generator)
+        loss = alrc((net(x) - x.sum(1, keepdim=True)).pow(4).mean())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+def test_training_resumed_from_a_state_dict_is_bit_for_bit_the_uninterrupted_run() -> None:
+    whole = train(*training(0), range(100))
+    first = training(0)
+    losses = train(*first, range(50))
+    file = io.BytesIO()
+    torch.save([part.state_dict() for part in first], file)
+    file.seek(0)
+    second = training(1)
+    for part, state in zip(second, torch.load(file, weights_only=True), strict=True):
+        part.load_state_dict(state)
+    assert losses + train(*second, range(50, 100)) == whole
+    assert second[1].num_clipped > 0
+
+
+DAMAGED = {
+    "nan mean": ("mean", torch.tensor(math.nan), "finite in float32; got nan"),
+    "infinite mean": ("mean", torch.tensor(-math.inf), "finite in float32; got -inf"),
+    "overflowing mean": ("mean", torch.tensor(1e60).double(), None),
+    "negative variance": ("variance", torch.tensor(-0.5), "at least 0; got -0.5"),
+    "nan variance": ("variance", torch.tensor(math.nan), "finite in float32; got nan"),
+    "shape": ("mean", torch.ones(2), "a real tensor of shape (); got shape (2,)"),
+    "no tensor": ("mean", 3.0, "a real tensor of shape (); got 3.0"),
+    "negative count": ("num_losses", torch.tensor(-1), "a count, 0 or more, in int64; got -1"),
+    "count beyond int64": (
+        "num_updates",
+        torch.tensor(2.0**63),
+        "a count, 0 or more, in int64; got 9.223372036854776e+18",
+    ),
+    "complex": ("mean", torch.tensor(1 + 1j), "a real tensor of shape (); got shape ()"),
+    "fraction": ("num_updates", torch.tensor(1.5), "a count, 0 or more, in int64; got 1.5"),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGED)
+def test_a_damaged_checkpoint_is_refused_in_words_and_nothing_is_taken_over(case) -> None:
+    name, value, problem = DAMAGED[case]
+    model = nn.ModuleDict({"alrc": ALRC(mu1_start=1.0, mu2_start=2.0)})
+    before = copy.deepcopy(model.state_dict())
+    damaged = ALRC(mu1_start=5.0, mu2_start=26.0).state_dict(prefix="alrc.") | {
+        f"alrc.{name}": value
+    }
+    problem = problem or f"finite in float32; got {value.item()}"
+    with pytest.raises(RuntimeError) as error:
+        model.load_state_dict(damaged)
+    assert str(error.value) == (
+        "Error(s) in loading state_dict for ModuleDict:\n\t"
+        f"ALRC: alrc.{name} must be {problem}. The checkpoint is damaged or not one of ALRC's: "
+        "load another, or leave ALRC's keys out of it (strict=False) to start afresh."
+    )
+    assert model.state_dict() == before
+
+
+def test_a_checkpoint_with_only_half_the_state_is_not_taken_over() -> None:
+    alrc, other = ALRC(mu1_start=1.0, mu2_start=2.0), ALRC(mu1_start=5.0, mu2_start=26.0)
+    half = {"mean": other.mean}
+    with pytest.raises(RuntimeError, match=r'Missing key.*"variance", "num_updates"'):
+        alrc.load_state_dict(half)
+    result = alrc.load_state_dict(half | {"mu1": other.mean}, strict=False)
+    assert result.unexpected_keys == ["mu1"]
+    missing = result.missing_keys
+    assert missing == ["variance", "num_updates", "num_losses", "num_clipped", "num_nonfinite"]
+    assert alrc.mean == 1.0
+
+
+def test_state_keeps_structure_shapes_dtypes_and_device_for_losses_of_any_dtype_and_shape() -> None:
+    alrc, settings = ALRC(), Settings()
+    moments = init(settings)
+
+    def structure(state) -> list:
+        return [(name, x.shape, x.dtype, x.device) for name, x in state.items()]
+
+    first = structure(alrc.state_dict()), structure(moments._asdict())
+    for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
+        for shape in ((), (1,), (0,), (2, 3)):
+            for loss in (torch.ones(shape), torch.full(shape, math.nan), torch.zeros(shape)):
+                alrc(loss.to(dtype))
+                _, moments = clip(loss.to(dtype), moments, settings)
+                assert (structure(alrc.state_dict()), structure(moments._asdict())) == first
+
+
+def test_pickle_and_deepcopy_continue_with_the_same_numbers() -> None:
+    alrc = ALRC(mu1_start=1.0, mu2_start=2.0)
+    alrc(torch.tensor(3.0))
+    twins = copy.deepcopy(alrc), pickle.loads(pickle.dumps(alrc))
+    expected = [alrc(torch.tensor(loss)) for loss in (2.0, 9.0, 9.0)]
+    for twin in twins:
+        assert twin.settings == alrc.settings
+        assert twin.num_losses == 1
+        assert [twin(torch.tensor(loss)) for loss in (2.0, 9.0, 9.0)] == expected
+        assert twin.state_dict() == alrc.state_dict()
