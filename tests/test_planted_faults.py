@@ -1,13 +1,15 @@
-"""A test of the tests: front ends with one fault each, which the agreement tests have to catch."""
+"""A test of the tests: front ends with one fault each, which other tests have to catch."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
+import test_guarantees as guarantees
 import torch
 from agreement import assert_agrees, stream
 from frontends import Mask, Numpy, Result, TorchModule, TorchPure, as_mask, gradient_factors
+from table import ROWS
 
 from alrc import Settings, rule
 from alrc.rule import Moments
@@ -109,3 +111,53 @@ def test_the_agreement_tests_catch(fault, sound, run) -> None:
     assert_agrees(sound, **run)
     with pytest.raises(AssertionError, match=f"of {fault.__name__}"):
         assert_agrees(fault, **run)
+
+
+class LosesNumUpdates(TorchModule):
+    def save(self) -> dict[str, float]:
+        return super().save() | {"num_updates": 0}
+
+
+class HalfPrecisionState(TorchPure):
+    """The state takes the dtype of the losses, rather than float32."""
+
+    def __call__(
+        self, losses: Sequence[float], mask: Mask = None, dtype: str = "float32"
+    ) -> Result:
+        result = super().__call__(losses, mask, dtype)
+        mean, variance, num_updates = self.state
+        half = getattr(torch, dtype)
+        self.state = Moments(mean.to(half), variance.to(half), num_updates)
+        return result
+
+
+@pytest.mark.parametrize(
+    ("fault", "test", "arguments"),
+    [
+        (LosesNumUpdates, "resumed_training_is_bit_for_bit_the_uninterrupted_run", [5]),
+        (LosesNumUpdates, "resumed_training_is_bit_for_bit_the_uninterrupted_run", [60]),
+        (
+            HalfPrecisionState,
+            "state_keeps_structure_shapes_and_dtypes_from_the_first_call_to_the_last",
+            [],
+        ),
+        (
+            HalfPrecisionState,
+            "moments_stay_float32_and_move_under_half_precision_losses",
+            ["float16"],
+        ),
+    ],
+)
+def test_the_guarantees_catch(monkeypatch, fault, test, arguments) -> None:
+    monkeypatch.setitem(ROWS, "faulty", fault)
+    with pytest.raises(AssertionError):
+        getattr(guarantees, f"test_{test}")("faulty", *arguments)
+
+
+def test_every_guarantee_runs_for_every_row() -> None:
+    tests = {name: test for name, test in vars(guarantees).items() if name.startswith("test_")}
+    for name, test in tests.items():
+        marks = [mark.args for mark in getattr(test, "pytestmark", [])]
+        one_for_all = name == "test_float32_state_agrees_with_float64_over_100_000_steps"
+        assert ("row", ROWS) in marks or one_for_all, name
+    assert len(tests) > 30
