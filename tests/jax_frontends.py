@@ -49,7 +49,7 @@ class Jax(FrontEnd):
     """clip, operation by operation."""
 
     compiles = True
-    examples = 10
+    examples = 5
     call = staticmethod(differentiated)
 
     def __init__(self, **settings: Any) -> None:
