@@ -18,6 +18,7 @@ def assert_agrees(row: type[FrontEnd], batches: Sequence[Batch], **settings: Any
     Every third call is preceded by one in evaluation, which has to change nothing.
     """
     ours, reference = row(**settings), Reference(**settings)
+    ours.hurry = len(batches) > 50
     allowed = Tolerances(reference, settings)
     for index, (losses, mask) in enumerate(batches):
         losses = [float(x) for x in np.asarray(losses, np.float32)]

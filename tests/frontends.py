@@ -29,6 +29,9 @@ class FrontEnd:
     # How many examples hypothesis tries: few where each of them compiles anew, or calls are slow.
     examples = 100
 
+    # Set where so many calls follow that compiling them pays, for rows that can do either.
+    hurry = False
+
     def __init__(self, **settings: Any) -> None:
         self.settings = Settings(**settings)
 

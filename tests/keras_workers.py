@@ -36,6 +36,12 @@ def _prepare(backend: str, home: str) -> None:
         import torch
 
         torch.set_num_threads(1)
+    with tempfile.TemporaryFile() as nowhere:  # where TensorFlow and Keras greet
+        stderr = os.dup(2)
+        os.dup2(nowhere.fileno(), 2)
+        import keras  # noqa: F401
+
+        os.dup2(stderr, 2)
 
 
 @functools.cache
