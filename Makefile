@@ -3,6 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 # Options of the demo, for example: make demo ARGS="--iterations 2000 --seed 1"
 ARGS ?=
+# Two processes, in each of which all tests of a file run: they share what was compiled.
+PYTEST := $(BIN)/pytest -n 2 --dist loadfile
 
 .PHONY: demo test check lint types bench clean
 
@@ -10,10 +12,10 @@ demo: .venv/installed
 	$(BIN)/alrc demo $(ARGS)
 
 test: .venv/installed
-	$(BIN)/pytest $(ARGS)
+	$(PYTEST) $(ARGS)
 
 check: lint types .venv/installed
-	$(BIN)/pytest --cov --cov-report=term-missing:skip-covered
+	$(PYTEST) --cov --cov-report=term-missing:skip-covered
 
 lint: .venv/installed
 	$(BIN)/ruff format --check .

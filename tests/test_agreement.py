@@ -114,6 +114,7 @@ def test_feeding_losses_is_calling_with_one_after_another(row: str) -> None:
 def test_moments_saved_in_one_framework_go_on_in_another(first: str, second: str) -> None:
     batches = [(losses, None) for losses, _ in stream(calls=120, masked=False)]
     stays, moved = ROWS[first](decay=0.9), ROWS[second](decay=0.9)
+    stays.hurry = moved.hurry = True
     for batch in batches[:60]:
         stays(*batch)
     saved = json.loads(json.dumps(stays.save()))
