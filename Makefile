@@ -6,7 +6,7 @@ ARGS ?=
 # Two processes, in each of which all tests of a file run: they share what was compiled.
 PYTEST := $(BIN)/pytest -n 2 --dist loadfile
 
-.PHONY: demo test check lint types bench clean
+.PHONY: demo test check table lint types bench clean
 
 demo: .venv/installed
 	$(BIN)/alrc demo $(ARGS)
@@ -16,6 +16,10 @@ test: .venv/installed
 
 check: lint types .venv/installed
 	$(PYTEST) --cov --cov-report=term-missing:skip-covered
+
+table: .venv/installed
+	$(PYTEST) tests/test_agreement.py tests/test_guarantees.py tests/test_keras.py \
+	  --table docs/agreement.md $(ARGS)
 
 lint: .venv/installed
 	$(BIN)/ruff format --check .

@@ -1,4 +1,4 @@
-"""What holds for all tests: one thread, and hypothesis without a clock."""
+"""What holds for all tests: one thread, hypothesis without a clock, and the option ``--table``."""
 
 import os
 import tempfile
@@ -10,6 +10,7 @@ os.environ.setdefault("KERAS_HOME", tempfile.mkdtemp(prefix="keras-"))
 import hypothesis
 import pytest
 import torch
+from agreement_table import pytest_addoption, pytest_configure  # noqa: F401 - hooks of pytest
 
 pytest.register_assert_rewrite("agreement")
 

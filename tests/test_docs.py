@@ -7,6 +7,10 @@ import re
 from pathlib import Path
 
 import pytest
+import test_agreement
+import test_guarantees
+from agreement_table import KERAS_ONLY, PROMISES
+from table import ROWS
 
 import alrc
 
@@ -57,3 +61,19 @@ def test_every_named_guarantee_test_is_on_the_page() -> None:
     page = (ROOT / "docs/guarantees.md").read_text()
     tests = re.findall(r"^def (test_\w+)\(", (ROOT / "tests/test_guarantees.py").read_text(), re.M)
     assert [test for test in tests if f"::{test}`" not in page] == []
+
+
+def test_the_agreement_table_in_the_docs_is_complete() -> None:
+    lines = (ROOT / "docs/agreement.md").read_text().splitlines()
+    head, _, *rows = [line.strip("|").split("|") for line in lines if line.startswith("|")]
+    assert [cell.strip() for cell in head[1:]] == list(ROWS)
+    assert [row[0].strip() for row in rows] == list(PROMISES)
+    assert all(int(cell) > 0 for row in rows for cell in row[1:])
+
+
+def test_every_test_in_the_agreement_table_exists_for_every_row() -> None:
+    for test in {test for tests in PROMISES.values() for test in tests} - KERAS_ONLY:
+        modules = (test_agreement, test_guarantees)
+        (function,) = [getattr(m, test) for m in modules if hasattr(m, test)]
+        (rows,) = [m.args[1] for m in function.pytestmark if m.args[0] == "row"]
+        assert list(rows) == list(ROWS), test

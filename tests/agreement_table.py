@@ -1,0 +1,146 @@
+"""The agreement table, front end x promise: what the tests have just shown, as a page of the docs.
+
+A plugin of pytest, at work only with ``--table PAGE``; ``make table`` is the command.
+"""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+# The promises of docs/guarantees.md, in short, and all tests that have to pass for each.
+PROMISES = {
+    "agrees with the paper's equations in 60-digit arithmetic, at each call: values, gradients, "
+    "moments, counts": (
+        "test_agrees_on_a_training_run_with_spikes_nans_and_masks",
+        "test_agrees_on_losses_of_either_sign",
+        "test_agrees_without_masks_for_any_batch_size",
+        "test_agrees_for_any_scale_and_spread",
+        "test_agrees_on_whatever_hypothesis_finds",
+    ),
+    "unclipped losses come back bit for bit": (
+        "test_unclipped_losses_come_back_bit_for_bit",
+        "test_unclipped_losses_beside_a_clipped_one_come_back_bit_for_bit",
+    ),
+    "clipped ones have the value of the limit, and its share as gradient factor": (
+        "test_clipped_losses_have_the_value_of_the_limit_and_its_share_as_factor",
+        "test_factors_lie_in_0_1_and_are_never_0_for_a_positive_limit",
+        "test_a_gradient_is_never_flipped_when_the_limit_is_negative",
+    ),
+    "scale law": ("test_scale_law",),
+    "order is kept": ("test_order_is_kept",),
+    "no loss exceeds its limit or its own value": (
+        "test_no_loss_exceeds_its_limit_or_its_own_value",
+    ),
+    "float32 state agrees with long double over a long run": (
+        "test_the_state_of_each_row_agrees_with_long_double_over_a_long_run",
+    ),
+    "the variance is never negative, the state never NaN": (
+        "test_the_variance_is_never_negative_and_the_state_never_nan",
+        "test_losses_whose_square_overflows_float32_do_not_break_the_state",
+    ),
+    "a NaN, infinite, empty or masked batch moves nothing; protection goes on": (
+        "test_a_bad_batch_leaves_the_moments_as_they_were_and_protection_goes_on",
+        "test_a_nan_among_good_losses_leaves_the_others_protected",
+    ),
+    "never sticks": (
+        "test_never_sticks_after_a_constant_run",
+        "test_never_sticks_after_losses_have_been_0_for_20_000_calls",
+        "test_a_start_ten_times_too_low_recovers",
+        "test_a_start_ten_times_too_high_decays",
+    ),
+    "the original README's example warns and runs": (
+        "test_the_example_of_the_original_readme_runs_and_explains_what_is_wrong",
+    ),
+    "moments stay float32 for half-precision losses": (
+        "test_moments_stay_float32_and_move_under_half_precision_losses",
+    ),
+    "evaluation is the identity and moves nothing": (
+        "test_evaluation_is_the_identity_and_moves_nothing",
+    ),
+    "saved, loaded and resumed: bit for bit the uninterrupted run": (
+        "test_resumed_training_is_bit_for_bit_the_uninterrupted_run",
+    ),
+    "a damaged state is refused in words, and nothing is taken over": (
+        "test_a_damaged_state_is_refused_in_words_and_nothing_is_taken_over",
+        "test_half_a_state_is_refused_in_words_and_nothing_is_taken_over",
+    ),
+    "structure, shapes and dtypes of the state never change": (
+        "test_state_keeps_structure_shapes_and_dtypes_from_the_first_call_to_the_last",
+    ),
+    "a second call compiles nothing": (
+        "test_a_second_call_compiles_nothing",
+        "test_the_second_epoch_compiles_nothing",
+    ),
+}
+KERAS_ONLY = {"test_the_second_epoch_compiles_nothing"}  # whose layers are compiled in fit
+HEAD = """# What was tested in which front end
+
+Each cell is the number of test cases that passed; `make table` runs them all and writes this page.
+The rows of [what is promised](guarantees.md), in short; the columns are those of `tests/table.py`.
+"""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--table", metavar="PAGE", help="write the agreement table to this page")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--table"):
+        config.pluginmanager.register(Table(Path(config.getoption("--table"))), "agreement-table")
+
+
+class Table:
+    """Counts the cases of each test and front end, and writes them down in the end."""
+
+    def __init__(self, page: Path) -> None:
+        from table import ROWS  # all frameworks, which other runs of the tests may not need
+
+        self.page, self.rows = page, list(ROWS)
+        self.passed: Counter[tuple[str, str]] = Counter()
+        self.failed: Counter[tuple[str, str]] = Counter()
+
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        for item in items:  # what a report brings back from another process
+            parameters = getattr(getattr(item, "callspec", None), "params", {})
+            backend = parameters.get("backend")
+            row = parameters.get("row", f"keras-{backend}" if backend else None)
+            if row in self.rows:
+                item.user_properties.append(("cell", (item.originalname, row)))
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        cell = dict(report.user_properties).get("cell")
+        if cell and (report.when == "call" or report.failed):
+            (self.passed if report.passed else self.failed)[tuple(cell)] += 1
+
+    def pytest_terminal_summary(self, terminalreporter: Any, config: pytest.Config) -> None:
+        if hasattr(config, "workerinput"):
+            return
+        lines, incomplete = self.lines()
+        terminalreporter.section("agreement table")
+        terminalreporter.write("\n".join(lines) + "\n")
+        if incomplete:
+            terminalreporter.write(f"Not complete, so {self.page} was left as it is:\n")
+            terminalreporter.write("".join(f"  {cell}\n" for cell in incomplete))
+        else:
+            self.page.write_text("\n".join([HEAD, *lines, ""]))
+            terminalreporter.write(f"Complete; written to {self.page}\n")
+
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        if not hasattr(session.config, "workerinput") and self.lines()[1]:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def lines(self) -> tuple[list[str], list[str]]:
+        """The table in Markdown, and its cells in which a test failed or is missing."""
+        lines = ["| | " + " | ".join(self.rows) + " |", "|---" * (len(self.rows) + 1) + "|"]
+        incomplete = []
+        for promise, tests in PROMISES.items():
+            cells = []
+            for row in self.rows:
+                own = [t for t in tests if t not in KERAS_ONLY or row.startswith("keras")]
+                bad = [t for t in own if self.failed[t, row] or not self.passed[t, row]]
+                incomplete += [f"{row}: {test}" for test in bad]
+                cells.append("FAILED" if bad else str(sum(self.passed[t, row] for t in own)))
+            lines.append(f"| {promise} | " + " | ".join(cells) + " |")
+        return lines, incomplete
