@@ -1,6 +1,5 @@
 """Adaptive learning rate clipping for JAX: pure functions, and a transformation for optax."""
 
-import dataclasses
 import functools
 from collections.abc import Hashable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
@@ -251,8 +250,6 @@ def _step(
 ) -> rule.Step:
     """One call of the rule on detached losses."""
     moments = jax.lax.stop_gradient(moments)
-    if settings.warmup > _LARGEST_COUNT:  # which an int32 cannot even be compared with
-        settings = dataclasses.replace(settings, warmup=_LARGEST_COUNT)
     # The rule mixes dtypes where that is harmless, which a user may have forbidden.
     with jax.numpy_dtype_promotion("standard"):
         pool = None if axis_name is None else functools.partial(_pool, axis_name)

@@ -318,9 +318,10 @@ class ALRCMixin:
     @property
     def metrics(self) -> list[Any]:
         metrics: list[Any] = super().metrics  # type: ignore[misc]
-        if not self._evaluating:
+        alrc = getattr(self, "alrc", None)
+        if not (self._evaluating and isinstance(alrc, ALRC)):
             return metrics
-        hidden = [id(metric) for metric in self.alrc.metrics]
+        hidden = [id(metric) for metric in alrc.metrics]
         return [metric for metric in metrics if id(metric) not in hidden]
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
