@@ -3,8 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 # Options of the demo, for example: make demo ARGS="--iterations 2000 --seed 1"
 ARGS ?=
-# Two processes, in each of which all tests of a file run: they share what was compiled.
-PYTEST := $(BIN)/pytest -n 2 --dist loadfile
+# Two processes, in each of which all tests of a file run: they share what was compiled. In order:
+# the lab's tests start processes, which JAX forbids once it is at work.
+PYTEST := $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test check table lint types bench clean
 

@@ -1,6 +1,7 @@
 """What holds for all tests: one thread, hypothesis without a clock, and the option ``--table``."""
 
 import os
+import sys
 import tempfile
 
 # Before anything imports Keras, which would ask for TensorFlow, and writes a file when imported.
@@ -18,3 +19,10 @@ pytest.register_assert_rewrite("agreement")
 hypothesis.settings.register_profile("alrc", deadline=None, derandomize=True, max_examples=100)
 hypothesis.settings.load_profile("alrc")
 torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_worker_outlives_its_module():
+    yield
+    if "keras_workers" in sys.modules:
+        sys.modules["keras_workers"].close()

@@ -229,7 +229,6 @@ def test_examples_of_weight_0_and_masked_steps_do_not_count() -> None:
     assert got["num_losses"] == 5
     np.testing.assert_allclose(got["mean"], losses.mean(), rtol=1e-5)
 
-    inputs = keras.Input((3,))
     tokens = keras.Sequential([keras.layers.Masking(), keras.layers.Dense(1)])
     model = ALRCModel(tokens, ALRC())
     model.compile(loss=keras.losses.MeanSquaredError(reduction="none"), run_eagerly=True)
@@ -237,7 +236,20 @@ def test_examples_of_weight_0_and_masked_steps_do_not_count() -> None:
     x[0, 2:] = 0.0  # masked steps
     model.train_on_batch(x, np.ones((2, 4, 1), "float32"))
     assert model.alrc.to_dict()["num_losses"] == 6
-    del inputs
+
+
+@in_each_backend
+def test_the_losses_of_several_outputs_are_added_for_each_example() -> None:
+    inputs = keras.Input((3,))
+    outputs = [keras.layers.Dense(1, kernel_initializer="zeros")(inputs) for _ in range(2)]
+    model = ALRCModel(keras.Model(inputs, outputs), ALRC())
+    loss = [keras.losses.MeanSquaredError(reduction="none") for _ in range(2)]
+    model.compile(keras.optimizers.SGD(RATE), loss)
+    x, y = data(1)
+    model.train_on_batch(x, [y, 2 * y])
+    got = model.alrc.to_dict()
+    assert got["num_losses"] == BATCH
+    np.testing.assert_allclose(got["mean"], 5 * np.mean(y**2), rtol=1e-5)
 
 
 # Many devices
