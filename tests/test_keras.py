@@ -20,6 +20,7 @@ from keras_workers import in_each_backend
 from reference import Reference
 
 import alrc.keras
+import alrc.snapshot
 from alrc import rule
 from alrc.keras import ALRC, ALRCMixin, ALRCModel
 
@@ -109,6 +110,17 @@ def test_training_agrees_with_the_oracle_at_each_step(per_example, options) -> N
         np.testing.assert_allclose(logs["loss"], loss, rtol=2e-5)
         assert logs["alrc_num_clipped"] == moments.num_clipped - clipped_before
     assert moments.num_clipped > 5
+
+
+@in_each_backend("torch")
+def test_without_the_snapshot_the_gradients_are_wrong_and_the_oracle_sees_it() -> None:
+    snapshot = alrc.snapshot.snapshot
+    alrc.snapshot.snapshot = lambda x: x
+    try:
+        with pytest.raises(AssertionError, match="Not equal to tolerance"):
+            test_training_agrees_with_the_oracle_at_each_step.test(True, {"jit_compile": True})
+    finally:
+        alrc.snapshot.snapshot = snapshot
 
 
 @in_each_backend
