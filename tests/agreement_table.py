@@ -78,7 +78,9 @@ KERAS_ONLY = {"test_the_second_epoch_compiles_nothing"}  # whose layers are comp
 HEAD = """# What was tested in which front end
 
 Each cell is the number of test cases that passed; `make table` runs them all and writes this page.
-The rows of [what is promised](guarantees.md), in short; the columns are those of `tests/table.py`.
+The rows are [what is promised](guarantees.md), in short, and the columns those of `tests/table.py`.
+A long run is 100,000 losses, or 10,000 in front ends that take longer for a call: at the default
+decay, rounding errors are forgotten after some thousand.
 """
 
 
