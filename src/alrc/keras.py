@@ -30,7 +30,7 @@ _LARGEST = {"int32": 2**31 - 1, "int64": 2**63 - 1}
 
 
 @keras.saving.register_keras_serializable("alrc")
-class ALRC(keras.layers.Layer):  # type: ignore[misc, unused-ignore]
+class ALRC(state.Readings, keras.layers.Layer):  # type: ignore[misc, unused-ignore]
     """Keeps outlier losses from wrecking training, without silencing them.
 
     A loss more than ``num_stddev`` running standard deviations above the running mean is lowered
@@ -173,21 +173,6 @@ class ALRC(keras.layers.Layer):  # type: ignore[misc, unused-ignore]
     def mu1(self) -> Tensor:
         """Running mean of the limited losses, the paper's first moment; shape ``()``."""
         return ops.copy(self.mean)
-
-    @property
-    def mu2(self) -> Tensor:
-        """Running mean square of the limited losses, the second moment; shape ``()``."""
-        return self.variance + self.mean * self.mean
-
-    @property
-    def threshold(self) -> Tensor:
-        """The upper limit for the next losses; inf while there is none; shape ``()``."""
-        return self._thresholds()[1]
-
-    @property
-    def threshold_below(self) -> Tensor:
-        """The lower limit for the next losses; -inf while there is none; shape ``()``."""
-        return self._thresholds()[0]
 
     def _thresholds(self) -> tuple[Tensor, Tensor]:
         moments = (ops.convert_to_tensor(getattr(self, name)) for name in state.MOMENTS)

@@ -1,6 +1,6 @@
 """The state as plain numbers by name: the form that is checked and moves between frameworks."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from alrc.rule import LARGEST_MOMENT, Moments
@@ -10,6 +10,29 @@ MOMENTS = Moments._fields
 COUNTS = ("num_losses", "num_clipped", "num_nonfinite")
 NAMES = MOMENTS + COUNTS
 WHOLE = NAMES[2:]  # those that are whole numbers
+
+
+class Readings:
+    """What every front end that keeps a state shows of it, as arrays of its own."""
+
+    mean: Any
+    variance: Any
+    _thresholds: Callable[[], tuple[Any, Any]]  # lower and upper
+
+    @property
+    def mu2(self) -> Any:
+        """Running mean square of the limited losses, the second moment; shape ``()``."""
+        return self.variance + self.mean * self.mean
+
+    @property
+    def threshold(self) -> Any:
+        """The upper limit for the next losses; inf while there is none; shape ``()``."""
+        return self._thresholds()[1]
+
+    @property
+    def threshold_below(self) -> Any:
+        """The lower limit for the next losses; -inf while there is none; shape ``()``."""
+        return self._thresholds()[0]
 
 
 def problem(name: str, number: Any) -> str | None:

@@ -104,7 +104,7 @@ def clip(
     return limited, Moments(*(new.to(old.dtype) for new, old in pairs))
 
 
-class ALRC(nn.Module):
+class ALRC(state.Readings, nn.Module):
     r"""Keeps outlier losses from wrecking training, without silencing them.
 
     A loss more than ``num_stddev`` running standard deviations above the running mean is lowered
@@ -323,21 +323,6 @@ class ALRC(nn.Module):
     def mu1(self) -> Tensor:
         """Running mean of the limited losses, the paper's first moment; shape ``()``."""
         return self.mean.clone()
-
-    @property
-    def mu2(self) -> Tensor:
-        """Running mean square of the limited losses, the second moment; shape ``()``."""
-        return self.variance + self.mean * self.mean
-
-    @property
-    def threshold(self) -> Tensor:
-        """The upper limit for the next losses; inf while there is none; shape ``()``."""
-        return self._thresholds()[1]
-
-    @property
-    def threshold_below(self) -> Tensor:
-        """The lower limit for the next losses; -inf while there is none; shape ``()``."""
-        return self._thresholds()[0]
 
     def _thresholds(self) -> tuple[Tensor, Tensor]:
         moments = self._moments()
