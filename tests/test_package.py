@@ -21,6 +21,11 @@ ARROWS = {
     "alrc.torch": {"alrc", "alrc.rule", "alrc.settings", "alrc.snapshot", "alrc.state"},
     "alrc.jax": {"alrc", "alrc.rule", "alrc.settings", "alrc.state"},
     "alrc.keras": {"alrc", "alrc.rule", "alrc.settings", "alrc.snapshot", "alrc.state"},
+    "alrc.integrations": set(),
+    "alrc.integrations.root": {"alrc.torch"},
+    "alrc.integrations.lightning": {"alrc.integrations.root", "alrc.torch"},
+    "alrc.integrations.transformers": {"alrc.integrations.root", "alrc.torch"},
+    "alrc.integrations.loggers": {"alrc.torch"},
     "alrc.cli": {"alrc.lab"},
     "alrc.lab": {"alrc", "alrc.lab", "alrc.settings", "alrc.torch"},
 }
