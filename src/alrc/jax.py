@@ -260,9 +260,7 @@ def _step(
     return step._replace(moments=new._replace(num_updates=count))
 
 
-def _pool(
-    axis_name: Hashable, total: Array, shift: Array, spread: Array
-) -> tuple[Array, Array, Array]:
+def _pool(axis_name: Hashable, total: Array, shift: Array, spread: Array) -> rule.Summary:
     """Total, shift and spread of the losses of all devices, by one collective."""
     # Each in a row of its own; a sum, unlike a gather, is known to be the same on all devices.
     psum: Any = jax.lax.psum

@@ -416,7 +416,7 @@ def _replicas() -> Any:
     return context if context and context.num_replicas_in_sync > 1 else None
 
 
-def _pool(total: Tensor, shift: Tensor, spread: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _pool(total: Tensor, shift: Tensor, spread: Tensor) -> rule.Summary:
     """Total, shift and spread of the losses of all replicas, by one collective."""
     rows = _replicas().all_gather(ops.stack([total, shift, spread])[None], axis=0)
     return rule.combine(ops, rows[:, 0], rows[:, 1], rows[:, 2])

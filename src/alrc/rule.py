@@ -46,7 +46,7 @@ class Moments(NamedTuple):
     variance: Array
     num_updates: Array
 
-    def to_dict(self) -> dict[str, float]:
+    def to_dict(self) -> dict[str, Any]:
         """The moments as Python numbers by name: for JSON, or to go on in another framework.
 
         Give them to any front end's ``init(settings, saved=...)``. Reading them waits for the
@@ -57,12 +57,29 @@ class Moments(NamedTuple):
             >>> Moments(1.5, 0.25, 3).to_dict()
             {'mean': 1.5, 'variance': 0.25, 'num_updates': 3}
         """
-        # These read a scalar of any framework, exactly: a float holds whatever a float32 does.
         return {
-            "mean": float(self.mean),
-            "variance": float(self.variance),
-            "num_updates": int(self.num_updates),
+            "mean": numbers(self.mean, float),
+            "variance": numbers(self.variance, float),
+            "num_updates": numbers(self.num_updates, int),
         }
+
+
+def numbers(array: Array, kind: Callable[[Array], float]) -> Any:
+    """The array of any framework as a Python number, or as a list of them if there are groups."""
+    # These read a scalar of any framework, exactly: a float holds whatever a float32 does.
+    return [kind(x) for x in array] if getattr(array, "shape", ()) else kind(array)
+
+
+class Groups(NamedTuple):
+    """How losses that belong to one group each meet moments of which every group has its own.
+
+    Attributes:
+        take: Makes one number per loss of one number per group.
+        add: Makes one sum per group of one number per loss.
+    """
+
+    take: Callable[[Array], Array]
+    add: Callable[[Array], Array]
 
 
 class Limited(NamedTuple):
@@ -79,8 +96,39 @@ class Limited(NamedTuple):
     limited: Array
 
 
+class Summary(NamedTuple):
+    """What the limited losses tell the moments: three numbers, for each group if there are any.
+
+    Attributes:
+        total: Sum of the weights of the losses that count.
+        shift: Their weighted mean deviation from the running mean.
+        spread: Their weighted variance about their own mean.
+    """
+
+    total: Array
+    shift: Array
+    spread: Array
+
+
+class Counts(NamedTuple):
+    """How many losses counted, how many of them were limited, and how many were not finite."""
+
+    num_losses: Array
+    num_clipped: Array
+    num_nonfinite: Array
+
+
+class Observed(NamedTuple):
+    """One call of the rule, up to where the moments move."""
+
+    losses: Limited
+    finite: Array
+    summary: Summary
+    counts: Counts
+
+
 class Step(NamedTuple):
-    """One call of the rule: the limited losses, the next moments, and what was counted."""
+    """One whole call of the rule: the limited losses, the next moments, and what was counted."""
 
     losses: Limited
     finite: Array
@@ -162,30 +210,28 @@ def limit(
     return Limited(xp.where(below, lower, value), factor * raised, above | below)
 
 
-def summarise(
-    xp: Module, losses: Array, weights: Array, total: Array, mean: Array
-) -> tuple[Array, Array]:
-    """Weighted mean deviation of the losses from ``mean``, and their variance about their own.
+def summarise(xp: Module, losses: Array, weights: Array, mean: Array, groups: Groups) -> Summary:
+    """Total weight of the losses, mean deviation from ``mean``, and variance about their own.
 
     Both are computed from deviations, so that nothing cancels when the mean is large.
     """
+    total = groups.add(weights)
+    divisor = xp.where(total > 0, total, xp.ones_like(total))
+    deviation = losses - groups.take(mean)
+    shift = groups.add(weights * deviation) / divisor
+    residual = deviation - groups.take(shift)
+    return Summary(total, shift, groups.add(weights * (residual * residual)) / divisor)
 
-    deviation = losses - mean
-    shift = xp.sum(weights * deviation) / total
-    residual = deviation - shift
-    return shift, xp.sum(weights * (residual * residual)) / total
 
-
-def combine(xp: Module, totals: Array, shifts: Array, spreads: Array) -> tuple[Array, Array, Array]:
-    """Total, shift and spread of several devices' losses, from those of each, in vectors.
+def combine(xp: Module, totals: Array, shifts: Array, spreads: Array) -> Summary:
+    """The summary of several devices' losses from those of each, which lie along the first axis.
 
     Sums of squares could simply be added, but would cancel where the running mean is far off.
     """
-    total = xp.sum(totals)
-    one = xp.ones_like(total)
-    divisor = xp.where(total > 0, total, one)
-    shift, between = summarise(xp, shifts, totals, divisor, 0.0 * one)
-    return total, shift, between + xp.sum(totals * spreads) / divisor
+    devices = Groups(take=lambda x: x, add=lambda x: xp.sum(x, axis=0))
+    total, shift, between = summarise(xp, shifts, totals, 0.0 * xp.sum(totals, axis=0), devices)
+    within = devices.add(totals * spreads) / xp.where(total > 0, total, xp.ones_like(total))
+    return Summary(total, shift, between + within)
 
 
 def advance(
@@ -214,15 +260,15 @@ def advance(
     )
 
 
-def step(
+def observe(
     xp: Module,
     losses: Array,
     weights: Array | None,
     moments: Moments,
     settings: Settings,
-    pool: Callable[[Array, Array, Array], tuple[Array, Array, Array]] | None = None,
-) -> Step:
-    """One whole call: limit the losses, then let the limited losses move the moments.
+    groups: Groups | None = None,
+) -> Observed:
+    """Limits the losses, and summarises for the moments what was limited.
 
     Args:
         xp: The array module.
@@ -230,37 +276,52 @@ def step(
         weights: Weights of the same shape and dtype; only positive ones count. None: all count.
         moments: The moments before this call, which alone set its limits.
         settings: The hyperparameters.
-        pool: Makes total, shift and spread of the losses here those of all devices, with
-            :func:`combine`. None: there are no others.
+        groups: Which group each loss belongs to. None: the moments are those of all losses.
     """
+    if groups is None:
+        groups = Groups(take=lambda x: x, add=xp.sum)
     if weights is None:
         weights = xp.ones_like(losses)
     finite = abs(losses) < math.inf
     wanted = weights > 0
     counted = finite & wanted
-    bounds = limits(xp, moments, settings)
-    result = limit(xp, losses, counted, bounds, moments.mean, settings)
-    one = xp.ones_like(moments.mean)
-    weights = xp.where(counted, weights, 0.0 * one)
-    total = xp.sum(weights)
-    shift, spread = summarise(
+    lower, upper = limits(xp, moments, settings)
+    mean = groups.take(moments.mean)
+    bounds = groups.take(lower), groups.take(upper)
+    result = limit(xp, losses, counted, bounds, mean, settings)
+    summary = summarise(
         xp,
         # A loss that does not count may be NaN, which a weight of 0 would not silence.
-        xp.where(counted, result.value, moments.mean),
-        weights,
-        xp.where(total > 0, total, one),
+        xp.where(counted, result.value, mean),
+        xp.where(counted, weights, 0.0 * xp.ones_like(mean)),
         moments.mean,
+        groups,
     )
-    if pool is not None:
-        total, shift, spread = pool(total, shift, spread)
-    return Step(
-        losses=result,
-        finite=finite,
-        moments=advance(xp, moments, shift, spread, total, settings),
-        num_losses=xp.sum(counted),
-        num_clipped=xp.sum(result.limited),
-        num_nonfinite=xp.sum(wanted) - xp.sum(counted),
-    )
+    num_losses = groups.add(counted)
+    counts = Counts(num_losses, groups.add(result.limited), groups.add(wanted) - num_losses)
+    return Observed(result, finite, summary, counts)
+
+
+def step(
+    xp: Module,
+    losses: Array,
+    weights: Array | None,
+    moments: Moments,
+    settings: Settings,
+    pool: Callable[[Array, Array, Array], Summary] | None = None,
+    groups: Groups | None = None,
+) -> Step:
+    """One whole call: limit the losses, then let the limited losses move the moments.
+
+    Args:
+        xp, losses, weights, moments, settings, groups: As for :func:`observe`.
+        pool: Makes the summary of the losses here that of all devices, with :func:`combine`.
+            None: there are no others.
+    """
+    observed = observe(xp, losses, weights, moments, settings, groups)
+    total, shift, spread = observed.summary if pool is None else pool(*observed.summary)
+    moments = advance(xp, moments, shift, spread, total, settings)
+    return Step(observed.losses, observed.finite, moments, *observed.counts)
 
 
 def attach(loss: Array, detached: Array, result: Limited) -> Array:

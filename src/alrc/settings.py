@@ -34,6 +34,9 @@ class Settings:
         center: Point towards which gradients are scaled. ``"zero"``, as in the paper, scales by
             limit / loss and suits losses >= 0; ``"mean"`` scales by
             (limit - mean) / (loss - mean) and suits losses of either sign.
+        num_groups: Number of groups of losses that have moments of their own, >= 1: one for each
+            data source, task, class or range of diffusion timesteps, say. None: all losses
+            share the same moments.
 
     Raises:
         TypeError: If an argument is of the wrong type.
@@ -63,12 +66,15 @@ decay=0.999.
     num_stddev_below: float | None = None
     warmup: int = 10
     center: Literal["zero", "mean"] = "zero"
+    num_groups: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("num_stddev", "decay", "mu1_start", "mu2_start", "num_stddev_below"):
             if name in ("num_stddev", "decay") or getattr(self, name) is not None:
                 object.__setattr__(self, name, _number(name, getattr(self, name)))
-        object.__setattr__(self, "warmup", _integer("warmup", self.warmup))
+        for name, example in (("warmup", 10), ("num_groups", 4)):
+            if name == "warmup" or self.num_groups is not None:
+                object.__setattr__(self, name, _integer(name, getattr(self, name), example))
         self._check_widths()
         self._check_starts()
 
@@ -104,6 +110,12 @@ decay=0.999.
                 f"ALRC: center must be 'zero' or 'mean', the point towards which gradients are "
                 f"scaled; got {self.center!r}. Pass center='zero' for losses >= 0, or "
                 "center='mean' for losses of either sign."
+            )
+        if self.num_groups is not None and self.num_groups < 1:
+            raise ValueError(
+                "ALRC: num_groups must be at least 1, because it counts the groups of losses that "
+                f"have moments of their own; got {self.num_groups}. Pass num_groups=4 for groups "
+                "0 to 3, or None for moments that all losses share."
             )
 
     def _check_starts(self) -> None:
@@ -149,6 +161,11 @@ decay=0.999.
         return self.mu1_start is None
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of each of the moments: ``()``, or ``(num_groups,)``."""
+        return () if self.num_groups is None else (self.num_groups,)
+
+    @property
     def start(self) -> tuple[float, float]:
         """Mean and variance before the first call; both 0 for the automatic start."""
         if self.mu1_start is None or self.mu2_start is None:
@@ -169,7 +186,7 @@ def _number(name: str, value: SupportsFloat) -> float:
     )
 
 
-def _integer(name: str, value: SupportsIndex) -> int:
+def _integer(name: str, value: SupportsIndex, example: int) -> int:
     if not isinstance(value, bool):
         try:
             return operator.index(value)
@@ -177,7 +194,7 @@ def _integer(name: str, value: SupportsIndex) -> int:
             pass
     raise TypeError(
         f"ALRC: {name} must be a whole number; got {value!r} of type {type(value).__name__}. "
-        f"Pass an int, for example {name}=10."
+        f"Pass an int, for example {name}={example}."
     )
 
 

@@ -3,11 +3,11 @@
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from alrc.rule import LARGEST_MOMENT, Moments
+from alrc.rule import LARGEST_MOMENT, Counts, Moments
 from alrc.settings import Settings
 
 MOMENTS = Moments._fields
-COUNTS = ("num_losses", "num_clipped", "num_nonfinite")
+COUNTS = Counts._fields
 NAMES = MOMENTS + COUNTS
 WHOLE = NAMES[2:]  # those that are whole numbers
 
@@ -21,17 +21,17 @@ class Readings:
 
     @property
     def mu2(self) -> Any:
-        """Running mean square of the limited losses, the second moment; shape ``()``."""
+        """Running mean square of the limited losses, the second moment; of the state's shape."""
         return self.variance + self.mean * self.mean
 
     @property
     def threshold(self) -> Any:
-        """The upper limit for the next losses; inf while there is none; shape ``()``."""
+        """The upper limit for the next losses; inf while there is none."""
         return self._thresholds()[1]
 
     @property
     def threshold_below(self) -> Any:
-        """The lower limit for the next losses; -inf while there is none; shape ``()``."""
+        """The lower limit for the next losses; -inf while there is none."""
         return self._thresholds()[0]
 
 
@@ -47,14 +47,16 @@ def problem(name: str, number: Any) -> str | None:
     return f"at least 0; got {number}" if name == "variance" and number < 0 else None
 
 
-def checked(who: str, saved: Mapping[str, Any]) -> dict[str, float]:
+def checked(who: str, saved: Mapping[str, Any], num_groups: int | None = None) -> dict[str, Any]:
     """All of the numbers that were saved, in the order of NAMES; counts that were not are 0.
 
     JSON may have made 7 of 7.0, or 7.0 of 7: the counts come back as int, the others as float.
+    With groups, each name has a list of numbers, one for each group.
 
     Raises:
         TypeError: If ``saved`` is no mapping.
-        ValueError: If a moment is missing, a name unknown, or a number impossible.
+        ValueError: If a moment is missing, a name unknown, or a number impossible; or if it is
+            the state of another number of groups.
     """
     if not isinstance(saved, Mapping):
         raise TypeError(
@@ -71,20 +73,35 @@ def checked(who: str, saved: Mapping[str, Any]) -> dict[str, float]:
             f"{who}: the saved state must have no names but {_listed(NAMES)}; got "
             f"{_listed(unknown)}. Pass what to_dict() returned."
         )
-    for name, number in saved.items():
-        if found := problem(name, number):
+    for name, value in saved.items():
+        if num_groups is not None and not (isinstance(value, list) and len(value) == num_groups):
             raise ValueError(
-                f"{who}: the saved {name} must be {found}. The state is damaged or not one of "
-                "ALRC's: load another, or start afresh."
+                f"{who}: the saved {name} must be a list of {num_groups} numbers, one for each "
+                f"group; got {value!r}. Pass the num_groups that the state was saved with."
             )
-    return {name: (int if name in WHOLE else float)(saved.get(name, 0)) for name in NAMES}
+        for number in [value] if num_groups is None else value:
+            if found := problem(name, number):
+                raise ValueError(
+                    f"{who}: the saved {name} must be {found}. The state is damaged or not one of "
+                    "ALRC's: load another, or start afresh."
+                )
+
+    def complete(name: str) -> Any:
+        kind = int if name in WHOLE else float
+        if num_groups is None:
+            return kind(saved.get(name, 0))
+        return [kind(number) for number in saved.get(name, [0] * num_groups)]
+
+    return {name: complete(name) for name in NAMES}
 
 
 def start(settings: Settings, saved: Mapping[str, Any] | None) -> Moments:
     """The Python numbers that a front end's ``init`` starts from: those saved, if there are any."""
     if saved is None:
-        return Moments(*settings.start, 0)
-    numbers = checked("init", saved)
+        groups = settings.num_groups
+        first = (*settings.start, 0)
+        return Moments(*(first if groups is None else ([number] * groups for number in first)))
+    numbers = checked("init", saved, settings.num_groups)
     return Moments(*(numbers[name] for name in MOMENTS))
 
 

@@ -14,8 +14,8 @@ except ModuleNotFoundError as error:
     ) from error
 from torch import Tensor, nn
 
-from alrc import rule, state
-from alrc.rule import Floats, Moments
+from alrc import inputs, ranks, rule, state
+from alrc.rule import Counts, Floats, Groups, Moments, Observed, Summary
 from alrc.settings import Settings
 from alrc.snapshot import opaque
 
@@ -36,7 +36,8 @@ def init(
             that :class:`ALRC` saves beside the moments are left out. None: a fresh start.
 
     Returns:
-        Mean and variance, float32, and the number of updates, int64; each of shape ``()``.
+        Mean and variance, float32, and the number of updates, int64; each of shape ``()``, or
+        ``(num_groups,)`` if the settings have groups.
 
     Raises:
         TypeError: If ``saved`` is not a dict.
@@ -59,7 +60,11 @@ def init(
 
 
 def clip(
-    loss: Tensor, moments: Moments, settings: Settings, mask: Tensor | None = None
+    loss: Tensor,
+    moments: Moments,
+    settings: Settings,
+    mask: Tensor | None = None,
+    group: Tensor | int | None = None,
 ) -> tuple[Tensor, Moments]:
     """Limits losses and returns them with the next moments; changes nothing in place.
 
@@ -71,6 +76,8 @@ def clip(
         moments: What :func:`init` or the call before returned.
         settings: The hyperparameters.
         mask: Which losses count: shape of ``loss``, True or a positive weight; None: all count.
+        group: Which group the losses are in, from 0 to ``num_groups - 1``: whole numbers in the
+            shape of ``loss``, or one for all; given if and only if the settings have groups.
 
     Returns:
         The losses, same shape and dtype, limited; and the next moments, same shapes and dtypes.
@@ -78,8 +85,9 @@ def clip(
         from them with ``init(settings, saved=...)``.
 
     Raises:
-        TypeError: If ``loss`` is not a floating tensor, or ``mask`` not a tensor.
-        ValueError: If ``mask`` has another shape, or anything is on another device.
+        TypeError: If ``loss`` is not a floating tensor, ``mask`` not a tensor, or ``group`` not
+            whole numbers.
+        ValueError: If ``mask`` or ``group`` has another shape, or anything is on another device.
 
     Example:
         >>> import torch
@@ -98,9 +106,12 @@ def clip(
         J. M. Ede and R. Beanland, "Adaptive learning rate clipping stabilizes learning",
         Mach. Learn.: Sci. Technol. 1 (2020) 015011, https://doi.org/10.1088/2632-2153/ab81e2
     """
-    _check("clip", loss, mask, moments.mean.device)
-    limited, step = _step(loss, moments, settings, mask)
-    pairs = zip(step.moments, moments, strict=True)
+    inputs.check("clip", loss, mask, moments.mean.device)
+    groups = inputs.groups("clip", loss, group, settings)
+    limited, observed = _observe(loss, moments, settings, mask, groups)
+    total, shift, spread = observed.summary
+    advanced = rule.advance(torch, moments, shift, spread, total, settings)
+    pairs = zip(advanced, moments, strict=True)
     return limited, Moments(*(new.to(old.dtype) for new, old in pairs))
 
 
@@ -138,30 +149,46 @@ class ALRC(state.Readings, nn.Module):
         center: Point towards which gradients are scaled. ``"zero"`` (the paper): by limit / loss,
             for losses >= 0. ``"mean"``: by (limit - mean) / (loss - mean), for losses of either
             sign.
+        num_groups: Number of groups with moments and a limit of their own, >= 1: one for each
+            data source, task, class or range of diffusion timesteps. Each call then says which
+            group its losses are in: ``alrc(loss, group=index)``. None: one limit for all.
+        sync: True for one limit on all ranks of ``torch.distributed``, or the process group of
+            the ranks that share one. Every rank must then make the same calls in training: an
+            empty loss, or one that is masked altogether, counts as a call. Inside and outside
+            of ``DistributedDataParallel``, and under ``no_sync()``. False: no collective ever,
+            and a limit for each rank.
+        async_op: True to let the collective run until the next call, or until the state is read,
+            waits for it; False to wait at once. The numbers are the same.
         device: Where to keep the state; None for torch's default device.
 
     Shape:
         - loss: ``(*)``, floating: one loss per example, before any mean, or one loss per batch.
         - mask: the shape of ``loss``: True or a positive weight for losses that count.
+        - group: the shape of ``loss``, or ``()`` for all: whole numbers below ``num_groups``.
         - result: ``(*)``, with the shape, dtype and device of ``loss``.
 
     State:
-        Buffers of shape ``()``, in ``state_dict()``: ``mean`` and ``variance``, which stay
-        float32 whatever ``.half()`` or ``.to(dtype)`` does to the model, and the counts
-        ``num_updates``, ``num_losses``, ``num_clipped`` and ``num_nonfinite``, int64.
+        Buffers in ``state_dict()``, of shape ``()``, or ``(num_groups,)``: ``mean`` and
+        ``variance``, which stay float32 whatever ``.half()`` or ``.to(dtype)`` does to the model,
+        and the counts ``num_updates``, ``num_losses``, ``num_clipped`` and ``num_nonfinite``,
+        int64. With ``sync`` all of them are those of all ranks, and the same on every rank.
 
     Note:
         In ``eval()`` mode, and where gradients are off (``torch.no_grad()``), losses pass
         through and nothing moves. A NaN or infinite loss comes back as it came, is counted, and
         never enters the moments. On the CPU, losses of which none is limited are returned as the
-        same tensor. Call it outside a region of activation checkpointing: inside, the second
-        forward pass meets other moments, and values, gradients or counts are silently wrong.
+        same tensor. Call it outside a region of activation checkpointing: inside, the losses
+        would meet it twice, the second time with other moments, which it refuses.
 
     Raises:
         TypeError: From the constructor, if a setting is of the wrong type; from the call, if
             ``loss`` is not a floating tensor.
         ValueError: From the constructor, if a setting is out of range; from the call, if
-            ``mask`` has another shape than ``loss``, or anything is on another device.
+            ``mask`` has another shape than ``loss``, anything is on another device, or
+            ``group`` is missing, needless or out of range (where looking costs no wait for the
+            device).
+        RuntimeError: From the call, if it is made during a backward pass, as activation
+            checkpointing does; or if another rank has died or made no call in time.
 
     Example:
         >>> import torch
@@ -199,6 +226,9 @@ class ALRC(state.Readings, nn.Module):
         num_stddev_below: float | None = None,
         warmup: int = 10,
         center: Literal["zero", "mean"] = "zero",
+        num_groups: int | None = None,
+        sync: "bool | torch.distributed.ProcessGroup" = False,
+        async_op: bool = True,
         device: torch.device | str | None = None,
     ) -> None:
         super().__init__()
@@ -210,26 +240,33 @@ class ALRC(state.Readings, nn.Module):
             num_stddev_below=num_stddev_below,
             warmup=warmup,
             center=center,
+            num_groups=num_groups,
         )
+        ranks.check(sync)
+        self.sync, self.async_op = sync, async_op
+        self._exchange: Callable[[], tuple[Summary, Counts]] | None = None  # what is under way
         # A buffer made in inference mode could never be updated outside it.
         with torch.inference_mode(False):
             for name in state.NAMES:
                 dtype = torch.int64 if name in state.WHOLE else torch.float32
-                self.register_buffer(name, torch.empty((), dtype=dtype, device=device))
+                empty = torch.empty(self.settings.shape, dtype=dtype, device=device)
+                self.register_buffer(name, empty)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Sets the moments to their start and the counts to 0; after ``to_empty()``, say."""
+        self._settle()
         self.mean.fill_(self.settings.start[0])
         self.variance.fill_(self.settings.start[1])
         for name in state.WHOLE:
             getattr(self, name).zero_()
 
-    def to_dict(self) -> dict[str, float]:
+    def to_dict(self) -> dict[str, Any]:
         """The state as Python numbers by name: for JSON, or to go on in another framework.
 
-        Beside ``state_dict()``, which is for PyTorch's own checkpoints. Reading the numbers waits
-        for the device.
+        With groups there is a list of numbers for each name, in the order of the groups. Beside
+        ``state_dict()``, which is for PyTorch's own checkpoints. Reading the numbers waits for
+        the device.
 
         Example:
             >>> from alrc.torch import ALRC
@@ -237,7 +274,7 @@ class ALRC(state.Readings, nn.Module):
             {'mean': 2.0, 'variance': 1.0, 'num_updates': 0,
              'num_losses': 0, 'num_clipped': 0, 'num_nonfinite': 0}
         """
-        return {name: getattr(self, name).item() for name in state.NAMES}
+        return {name: getattr(self, name).tolist() for name in state.NAMES}
 
     def load_dict(self, saved: Mapping[str, Any]) -> None:
         """Goes on from what ``to_dict()`` returned, in any framework; all of it or nothing.
@@ -257,14 +294,19 @@ class ALRC(state.Readings, nn.Module):
             >>> alrc.threshold  # 1.5 + 3 * sqrt(0.25)
             tensor(3.)
         """
-        for name, number in state.checked("ALRC", saved).items():
-            getattr(self, name).fill_(number)
+        for name, number in state.checked("ALRC", saved, self.settings.num_groups).items():
+            getattr(self, name).copy_(torch.tensor(number))
 
-    def forward(self, loss: Tensor, mask: Tensor | None = None) -> Tensor:
-        _check("ALRC", loss, mask, self.mean.device)
+    def forward(
+        self, loss: Tensor, mask: Tensor | None = None, group: Tensor | int | None = None
+    ) -> Tensor:
+        inputs.check("ALRC", loss, mask, self._moments().mean.device)
+        groups = inputs.groups("ALRC", loss, group, self.settings)
         if not (self.training and torch.is_grad_enabled()):
             return loss
-        if mask is None and _is_readable(loss):
+        inputs.check_outside_of_backward()
+        self._settle()
+        if mask is None and groups is None and inputs.is_readable(loss):
             try:
                 low, high = _extremes(loss)
                 moments = Moments(*(moment.item() for moment in self._moments()))
@@ -273,12 +315,8 @@ class ALRC(state.Readings, nn.Module):
             else:
                 if -math.inf < low and high < math.inf:
                     return self._forward_on_host(loss, low, high, moments)
-        limited, step = _step(loss, self._moments(), self.settings, mask)
-        for old, new in zip(self._moments(), step.moments, strict=True):
-            old.copy_(new)
-        self.num_losses.add_(step.num_losses)
-        self.num_clipped.add_(step.num_clipped)
-        self.num_nonfinite.add_(step.num_nonfinite)
+        limited, observed = _observe(loss, self._moments(), self.settings, mask, groups)
+        self._take_over(observed.summary, observed.counts)
         return limited
 
     def _forward_on_host(self, loss: Tensor, low: float, high: float, moments: Moments) -> Tensor:
@@ -291,15 +329,16 @@ class ALRC(state.Readings, nn.Module):
         bounds = rule.limits(Floats, moments, settings)
         scalar = loss.dim() == 0
         losses: Any = low if scalar else _detached(loss)
+        num_clipped: Tensor | int = 0
         if not (bounds[0] <= low and high <= bounds[1]):
             if scalar:
                 result = rule.limit(Floats, losses, None, bounds, moments.mean, settings)
-                self.num_clipped.add_(int(result.limited))
+                num_clipped = int(result.limited)
             else:
                 options = {"dtype": losses.dtype, "device": losses.device}
                 lower, upper = (torch.scalar_tensor(x, **options) for x in bounds)
                 result = rule.limit(torch, losses, None, (lower, upper), buffers.mean, settings)
-                self.num_clipped.add_(result.limited.count_nonzero())
+                num_clipped = result.limited.count_nonzero()
             loss = (loss * result.factor).to(loss.dtype)
             # The product is off by a rounding error: put the limit itself in, beneath autograd.
             (loss.detach().fill_ if scalar else loss.detach().copy_)(result.value)
@@ -309,22 +348,68 @@ class ALRC(state.Readings, nn.Module):
         else:
             variance, mean = torch.var_mean(losses - buffers.mean, correction=0)
             shift, spread = mean.item(), variance.item()
-        moments = rule.advance(Floats, moments, shift, spread, loss.numel(), settings)
+        size = loss.numel()
+        if ranks.many(self.sync):
+            self._take_over(Summary(size, shift, spread), Counts(size, num_clipped, 0))
+            return loss
+        moments = rule.advance(Floats, moments, shift, spread, size, settings)
         for buffer, moment in zip(buffers, moments, strict=True):
             buffer.fill_(moment)
-        self.num_losses.add_(loss.numel())
+        self._count(Counts(size, num_clipped, 0))
         return loss
+
+    def _take_over(self, summary: Summary, counts: Counts) -> None:
+        """Moves the moments; or, with other ranks, starts the exchange that will."""
+        if not ranks.many(self.sync):
+            self._advance(summary, counts)
+            return
+        wait = ranks.exchange(summary, counts, self.sync, self._overlaps())
+        if self._overlaps():
+            self._exchange = wait
+        else:
+            self._advance(*wait())
+
+    def _overlaps(self) -> bool:
+        return self.async_op and not torch.compiler.is_compiling()  # a graph keeps no handle
+
+    def _settle(self) -> None:
+        """Waits for the exchange that is under way, if there is one, and moves the moments.
+
+        One that fails is not waited for again: the moments stay as they are, and can be saved.
+        """
+        wait = self._exchange
+        if wait is not None:
+            self._exchange = None
+            self._advance(*wait())
+
+    def _advance(self, summary: Summary, counts: Counts) -> None:
+        total, shift, spread = summary
+        moments = rule.advance(torch, self._moments(), shift, spread, total, self.settings)
+        for old, new in zip(self._moments(), moments, strict=True):
+            old.copy_(new)
+        self._count(counts)
+
+    def _count(self, counts: Counts) -> None:
+        for name, count in zip(state.COUNTS, counts, strict=True):
+            if isinstance(count, Tensor) or count:
+                getattr(self, name).add_(count)
 
     def _moments(self) -> Moments:
         buffers = self._buffers  # much faster to read than attributes of a module
         return Moments(buffers["mean"], buffers["variance"], buffers["num_updates"])
 
+    def __getattr__(self, name: str) -> Any:  # of buffers too, but not of ordinary attributes
+        if name in state.NAMES:
+            self._settle()
+        return super().__getattr__(name)
+
     @property
     def mu1(self) -> Tensor:
-        """Running mean of the limited losses, the paper's first moment; shape ``()``."""
+        """Running mean of the limited losses, the paper's first moment; of the state's shape."""
         return self.mean.clone()
 
     def _thresholds(self) -> tuple[Tensor, Tensor]:
+        self._settle()
         moments = self._moments()
         if self.mean.device.type == "cpu":  # in float32, to the last bit what limits the losses
             moments = Moments(*(moment.double() for moment in moments))
@@ -334,10 +419,15 @@ class ALRC(state.Readings, nn.Module):
     def extra_repr(self) -> str:
         names = ["num_stddev", "decay"]
         names += ["warmup"] if self.settings.automatic else ["mu1_start", "mu2_start"]
-        names += [] if self.settings.num_stddev_below is None else ["num_stddev_below"]
+        for name in ("num_stddev_below", "num_groups"):
+            names += [] if getattr(self.settings, name) is None else [name]
         parts = [f"{name}={getattr(self.settings, name):g}" for name in names]
-        threshold = "?" if self.mean.is_meta else f"{self.threshold.item():g}"
-        return ", ".join([*parts, f"center={self.settings.center!r}", f"threshold={threshold}"])
+        parts += [f"center={self.settings.center!r}"]
+        parts += ["sync=True" if self.sync is True else "sync=group"] if self.sync else []
+        if self.settings.num_groups is None:
+            threshold = "?" if self.mean.is_meta else f"{self.threshold.item():g}"
+            parts += [f"threshold={threshold}"]
+        return ", ".join(parts)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "ALRC":
         # .half() and .to(bfloat16) come through here: move the state, never change its dtype.
@@ -348,6 +438,14 @@ class ALRC(state.Readings, nn.Module):
             if new.dtype != old.dtype:
                 self._buffers[name] = old.to(new.device)
         return self
+
+    def _save_to_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self._settle()
+        super()._save_to_state_dict(*args, **kwargs)
+
+    def __getstate__(self) -> Any:  # for copies and pickles
+        self._settle()
+        return super().__getstate__()  # type: ignore[no-untyped-call]
 
     def _load_from_state_dict(
         self,
@@ -368,7 +466,7 @@ class ALRC(state.Readings, nn.Module):
         problems = []
         for name in state.NAMES:
             key, value = prefix + name, state_dict[prefix + name]
-            if problem := _problem(name, value):
+            if problem := inputs.problem(name, value, self.settings.shape):
                 problems.append(
                     f"ALRC: {key} must be {problem}. The checkpoint is damaged or not one of "
                     "ALRC's: load another, or leave ALRC's keys out of it (strict=False) to "
@@ -385,30 +483,24 @@ class ALRC(state.Readings, nn.Module):
         )
 
 
-def _step(
-    loss: Tensor, moments: Moments, settings: Settings, mask: Tensor | None
-) -> tuple[Tensor, rule.Step]:
-    """One call of the rule on tensors alone, without reading any of them."""
+def _observe(
+    loss: Tensor,
+    moments: Moments,
+    settings: Settings,
+    mask: Tensor | None,
+    groups: Groups | None,
+) -> tuple[Tensor, Observed]:
+    """The rule on tensors alone, without reading any of them, up to where the moments move."""
     losses = _detached(loss)
     weights = None if mask is None else mask.detach().to(losses.dtype)
-    step = rule.step(torch, losses, weights, opaque(moments), settings)
-    limited = torch.where(step.finite, rule.attach(loss, losses, step.losses), loss)
-    return limited.to(loss.dtype), step
+    observed = rule.observe(torch, losses, weights, opaque(moments), settings, groups)
+    limited = torch.where(observed.finite, rule.attach(loss, losses, observed.losses), loss)
+    return limited.to(loss.dtype), observed
 
 
 def _detached(loss: Tensor) -> Tensor:
     wide = loss.dtype in (torch.float32, torch.float64)
     return loss.detach() if wide else loss.detach().float()
-
-
-def _is_readable(loss: Tensor) -> bool:
-    """True if reading a number from the loss costs nothing and breaks no graph."""
-    return (
-        loss.device.type == "cpu"
-        and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-        and type(loss) is Tensor  # no FakeTensor, DTensor or other subclass
-    )
 
 
 def _extremes(loss: Tensor) -> tuple[float, float]:
@@ -417,44 +509,3 @@ def _extremes(loss: Tensor) -> tuple[float, float]:
         return value, value
     low, high = _detached(loss).aminmax()
     return low.item(), high.item()
-
-
-def _problem(name: str, value: Any) -> str | None:
-    """What is wrong with this value for the state called ``name``, or None."""
-    if not isinstance(value, Tensor) or value.shape != () or value.is_complex():
-        got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
-        return f"a real tensor of shape (); got {got}"
-    return None if value.is_meta else state.problem(name, value.item())
-
-
-def _check(who: str, loss: Tensor, mask: Tensor | None, device: torch.device) -> None:
-    if not isinstance(loss, Tensor) or not loss.is_floating_point():
-        got = f"a {loss.dtype} tensor" if isinstance(loss, Tensor) else repr(loss)
-        raise TypeError(
-            f"{who}: loss must be a floating tensor, because it is scaled to its limit; got {got}. "
-            "Pass what the criterion returned, before .item(), .long() or the like."
-        )
-    if loss.device != device:
-        raise ValueError(
-            f"{who}: loss must be on the device of the moments; got a loss on {loss.device} and "
-            f"moments on {device}. Move the moments: alrc.to({str(loss.device)!r}), or "
-            f"init(settings, device={str(loss.device)!r})."
-        )
-    if mask is None:
-        return
-    if not isinstance(mask, Tensor):
-        raise TypeError(
-            f"{who}: mask must be a tensor, True or positive where a loss counts; got {mask!r}. "
-            "Pass torch.tensor(mask, device=loss.device)."
-        )
-    if mask.shape != loss.shape:
-        raise ValueError(
-            f"{who}: mask must have the shape of loss, because it says which losses count; got a "
-            f"mask of shape {tuple(mask.shape)} and losses of shape {tuple(loss.shape)}. Build "
-            "the criterion with reduction='none', or pass mask.expand_as(loss)."
-        )
-    if mask.device != device:
-        raise ValueError(
-            f"{who}: mask must be on the device of the loss; got a mask on {mask.device} and a "
-            f"loss on {device}. Pass mask.to(loss.device)."
-        )

@@ -39,5 +39,7 @@ def limit_gradient(alrc: ALRC, loss: Tensor, scale: float | Tensor = 1.0) -> Ten
     with torch.enable_grad():
         (factor,) = torch.autograd.grad(alrc(seen), seen)
     if loss.requires_grad:
-        loss.register_hook(lambda gradient: gradient * factor.to(gradient.dtype))
+        loss.register_hook(  # type: ignore[no-untyped-call]
+            lambda gradient: gradient * factor.to(gradient.dtype)
+        )
     return factor

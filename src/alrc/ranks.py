@@ -1,0 +1,85 @@
+"""One limit for all ranks: the exchange of what each rank's losses tell the moments; PyTorch only.
+
+What is gathered is combined by every rank in the same order, so that moments are the same on all of
+them to the last bit, which a sum made along the way need not be.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from alrc import rule
+from alrc.rule import Counts, Summary
+
+Sync = Any  # bool or ProcessGroup, which a build of PyTorch without torch.distributed lacks
+
+
+def check(sync: Sync) -> None:
+    if isinstance(sync, bool) or (dist.is_available() and isinstance(sync, dist.ProcessGroup)):
+        return
+    raise TypeError(
+        "ALRC: sync must be True for all ranks, False, or the process group of the ranks that "
+        f"share one limit; got {sync!r} of type {type(sync).__name__}. Pass sync=True, or what "
+        "torch.distributed.new_group() returned."
+    )
+
+
+def many(sync: Sync) -> bool:
+    """True if there are other ranks to share a limit with; a program started as one has none."""
+    if sync is False or not (dist.is_available() and dist.is_initialized()):
+        return False
+    return dist.get_world_size(_group(sync)) != 1
+
+
+def exchange(
+    summary: Summary, counts: Counts, sync: Sync, async_op: bool
+) -> Callable[[], tuple[Summary, Counts]]:
+    """Starts the one collective of a call.
+
+    Returns:
+        What waits for it and returns the summary and the counts of all ranks.
+    """
+    group = _group(sync)
+    # In float64, in which counts are exact too; fewer numbers would not arrive any sooner.
+    numbers = torch.stack([torch.as_tensor(x).double() for x in (*summary, *counts)])
+    size = dist.get_world_size(group)
+    if size < 1:
+        raise ValueError(
+            "ALRC: sync must be a process group that this rank belongs to; got one that it does "
+            "not. Give each rank the group that it is in."
+        )
+    # Each rank's numbers in a row of its own: a sum with zeros is exact, and every backend and the
+    # compiler know it, which is not so of the ways to gather.
+    rows = numbers.new_zeros(size, *numbers.shape)
+    rows[dist.get_rank(group)] = numbers
+    work = _explained(lambda: dist.all_reduce(rows, group=group, async_op=async_op))
+
+    def wait() -> tuple[Summary, Counts]:
+        if work is not None:
+            _explained(work.wait)
+        columns = rows.unbind(1)
+        sums = (column.sum(0).long() for column in columns[3:])
+        return rule.combine(torch, *columns[:3]), Counts(*sums)
+
+    return wait
+
+
+def _group(sync: Sync) -> Any:
+    return None if sync is True else sync
+
+
+def _explained(collective: Callable[[], Any]) -> Any:
+    """What the collective returns; if it fails, an error that says what that means here."""
+    if torch.compiler.is_compiling():
+        return collective()
+    try:
+        return collective()
+    except RuntimeError as error:
+        raise RuntimeError(
+            "ALRC: with sync, every rank must make the same calls in training; the exchange of "
+            "moments failed, because a rank has died, or made no call within the process group's "
+            "timeout. Look for the first error of the other ranks; a rank without losses still "
+            f"calls alrc(loss) with an empty loss. Moments are as before that call. [{error}]"
+        ) from error
