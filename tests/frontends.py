@@ -1,5 +1,6 @@
 """Front ends behind one small interface: NumPy and PyTorch."""
 
+import math
 import shutil
 import warnings
 from collections.abc import Callable, Sequence
@@ -22,6 +23,7 @@ class FrontEnd:
     """One call in training, one in evaluation, and the state, all as Python numbers."""
 
     who = "init"  # what its errors about a saved state begin with
+    shape: tuple[int, ...] = ()  # of everything that is kept
     compiles = False
     # With the default decay rounding errors are forgotten after some thousand calls, so a row
     # whose calls take long shows in 10,000 of them what the others show in 100,000.
@@ -228,6 +230,40 @@ class TorchCompiled(TorchModule):
         return counters["stats"]["unique_graphs"]
 
 
+class TorchGrouped(TorchModule):
+    """ALRC with groups: the losses are those of one group, amid other losses of other groups.
+
+    What the other groups get is wild, so that whatever leaks from them shows.
+    """
+
+    long_run = 10_000
+    groups, ours = 4, 1
+    shape = (4,)
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings, num_groups=self.groups)
+        self.call = self.amid_others
+        self.random = np.random.default_rng(0)
+
+    def amid_others(self, loss: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        others = self.random.choice([-1e4, 0.0, 1e-3, 300.0, math.nan, math.inf], size=3)
+        losses = torch.cat([loss, torch.tensor(others, dtype=loss.dtype)])
+        index = torch.tensor([self.ours] * len(loss) + [0, 2, 2])
+        if mask is not None:
+            mask = torch.cat([mask.float(), torch.tensor([0.5, 2.0, 0.0])])
+        order = torch.arange(len(losses)).flip(0).roll(2)  # ours lie among the others
+        mixed = self.module(losses[order], None if mask is None else mask[order], index[order])
+        return mixed[order.argsort()[: len(loss)]]
+
+    def save(self) -> dict[str, float]:
+        return {name: numbers[self.ours] for name, numbers in self.module.to_dict().items()}
+
+    def load(self, saved: dict[str, float]) -> None:
+        if isinstance(saved, dict):
+            saved = {name: [number] * self.groups for name, number in saved.items()}
+        self.module.load_dict(saved)
+
+
 # All the tests together compile more graphs of this one function than a program would.
 torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit = 10_000
 
@@ -274,5 +310,6 @@ ROWS: dict[str, type[FrontEnd]] = {
     "torch": TorchModule,
     "torch-scalars": TorchScalars,
     "torch-pure": TorchPure,
+    "torch-grouped": TorchGrouped,
     "torch-compiled": TorchCompiled,
 }

@@ -1,6 +1,7 @@
 """Adaptive learning rate clipping for JAX: pure functions, and a transformation for optax."""
 
 import functools
+import math
 from collections.abc import Hashable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,11 +13,12 @@ except ModuleNotFoundError as error:
         name=error.name,
     ) from error
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
 from alrc import rule, state
-from alrc.rule import Moments
+from alrc.rule import Groups, Moments
 from alrc.settings import Settings
 
 if TYPE_CHECKING:
@@ -36,8 +38,9 @@ def init(settings: Settings, saved: Mapping[str, Any] | None = None) -> Moments:
             beside the moments are left out. None: a fresh start.
 
     Returns:
-        Mean and variance, float32, and the number of updates, int32; each of shape ``()``. A saved
-        number of updates that int32 cannot hold is held at its largest.
+        Mean and variance, float32, and the number of updates, int32; each of shape ``()``, or
+        ``(num_groups,)`` if the settings have groups. A saved number of updates that int32 cannot
+        hold is held at its largest.
 
     Raises:
         TypeError: If ``saved`` is not a dict.
@@ -51,8 +54,8 @@ def init(settings: Settings, saved: Mapping[str, Any] | None = None) -> Moments:
         >>> init(Settings(), saved={"mean": 1.5, "variance": 0.25, "num_updates": 3}).num_updates
         Array(3, dtype=int32)
     """
-    start = state.start(settings, saved)
-    return _strong(start._replace(num_updates=min(start.num_updates, _LARGEST_COUNT)))
+    mean, variance, num_updates = map(np.asarray, state.start(settings, saved))
+    return _strong(Moments(mean, variance, np.minimum(num_updates, _LARGEST_COUNT)))
 
 
 def clip(
@@ -61,6 +64,7 @@ def clip(
     settings: Settings,
     mask: ArrayLike | None = None,
     axis_name: Hashable | None = None,
+    group: ArrayLike | None = None,
 ) -> tuple[Array, Moments]:
     r"""Limits losses and returns them with the next moments.
 
@@ -81,6 +85,10 @@ def clip(
             are spread over: the moments then move as if one device had seen all of them, by one
             ``psum`` of three numbers per device. None: the losses given here are all there are,
             as under ``jit`` with sharded arrays.
+        group: Which group the losses are in, from 0 to ``num_groups - 1``: whole numbers in the
+            shape of ``loss``, or one for all; given if and only if the settings have groups. The
+            numbers are not checked: losses of a group that does not exist are never limited and
+            move nothing.
 
     Returns:
         The losses, same shape and dtype, limited; and the next moments, float32, float32 and
@@ -88,9 +96,10 @@ def clip(
         on from them with ``init(settings, saved=...)``; or as any other pytree.
 
     Raises:
-        TypeError: If ``loss`` is not floating, ``mask`` not an array, or ``settings`` not
-            ``Settings``.
-        ValueError: If ``mask`` has another shape than ``loss``.
+        TypeError: If ``loss`` is not floating, ``mask`` not an array, ``settings`` not
+            ``Settings``, or ``group`` not whole numbers.
+        ValueError: If ``mask`` or ``group`` has another shape than ``loss``, or ``group`` is
+            missing or needless.
 
     Note:
         In ``shard_map``, differentiate the ``pmean`` of the clipped losses over the axis. The
@@ -126,7 +135,8 @@ def clip(
     wide = loss if loss.dtype in (jnp.float32, jnp.float64) else loss.astype(jnp.float32)
     losses = jax.lax.stop_gradient(wide)
     weights = None if mask is None else _weights(mask, losses)
-    step = _step(losses, weights, _strong(moments), settings, axis_name)
+    index = _index(group, loss, settings)
+    step = _step(losses, weights, _strong(moments), settings, axis_name, index)
     limited = rule.attach(wide, losses, step.losses).astype(loss.dtype)
     # Others are taken untouched, so that neither NaN nor rounding can reach their gradients.
     return jnp.where(step.losses.limited, limited, loss), step.moments
@@ -247,13 +257,15 @@ def _step(
     moments: Moments,
     settings: Settings,
     axis_name: Hashable | None,
+    index: Array | None = None,
 ) -> rule.Step:
     """One call of the rule on detached losses."""
+    groups = None if index is None else _groups(index, settings)
     moments = jax.lax.stop_gradient(moments)
     # The rule mixes dtypes where that is harmless, which a user may have forbidden.
     with jax.numpy_dtype_promotion("standard"):
         pool = None if axis_name is None else functools.partial(_pool, axis_name)
-        step = rule.step(jnp, losses, weights, moments, settings, pool)
+        step = rule.step(jnp, losses, weights, moments, settings, pool, groups)
     new = _strong(step.moments)
     # A count that has reached its largest number stays there.
     count = jnp.maximum(new.num_updates, moments.num_updates)
@@ -265,8 +277,22 @@ def _pool(axis_name: Hashable, total: Array, shift: Array, spread: Array) -> rul
     # Each in a row of its own; a sum, unlike a gather, is known to be the same on all devices.
     psum: Any = jax.lax.psum
     here = jnp.arange(psum(1, axis_name)) == jax.lax.axis_index(axis_name)
-    rows = jnp.where(here[:, None], jnp.stack([total, shift, spread])[None], 0.0)
-    return rule.combine(jnp, *psum(rows, axis_name).T)
+    numbers = jnp.stack([total, shift, spread])[:, None]
+    rows = jnp.where(here.reshape(-1, *[1] * total.ndim), numbers, 0.0)
+    return rule.combine(jnp, *psum(rows, axis_name))
+
+
+def _groups(index: Array, settings: Settings) -> Groups:
+    """How losses in these groups meet the moments of all groups."""
+
+    def take(moment: Array) -> Array:
+        return jnp.take(moment, index, mode="fill", fill_value=math.nan)
+
+    def add(values: Array) -> Array:
+        values = values.astype(jnp.int32) if values.dtype == bool else values
+        return jax.ops.segment_sum(values.ravel(), index.ravel(), settings.num_groups)
+
+    return Groups(take, add)
 
 
 def _strong(moments: Moments) -> Moments:
@@ -308,3 +334,33 @@ def _weights(mask: Any, losses: Array) -> Array:
             "per example, before any mean, or pass jnp.broadcast_to(mask, loss.shape)."
         )
     return weights.astype(losses.dtype)
+
+
+def _index(group: Any, loss: Array, settings: Settings) -> Array | None:
+    """The group of each loss; None if there are no groups."""
+    size = settings.num_groups
+    if size is None and group is None:
+        return None
+    if size is None:
+        raise ValueError(
+            "clip: group must be left out, because the moments are shared by all losses; got "
+            f"{group!r}. Pass Settings(num_groups=K), or call it without group."
+        )
+    if group is None:
+        raise ValueError(
+            f"clip: group must say which of the {size} groups the losses are in; got None. Pass "
+            "group=index: one whole number, or one for each loss."
+        )
+    index = jnp.asarray(group)
+    if not jnp.issubdtype(index.dtype, jnp.integer):
+        raise TypeError(
+            f"clip: group must hold whole numbers; got {index.dtype} of shape {index.shape}. Pass "
+            "group.astype(int)."
+        )
+    if index.shape not in (loss.shape, ()):
+        raise ValueError(
+            f"clip: group must be one number or have the shape of loss; got a group of shape "
+            f"{index.shape} and losses of shape {loss.shape}. Pass "
+            "jnp.broadcast_to(group, loss.shape)."
+        )
+    return jnp.broadcast_to(jnp.where(index < 0, size, index), loss.shape)  # -1 is no group

@@ -217,7 +217,9 @@ class ALRC(state.Readings, keras.layers.Layer):  # type: ignore[misc, unused-ign
             raise
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), **dataclasses.asdict(self.settings)}
+        settings = dataclasses.asdict(self.settings)
+        del settings["num_groups"]
+        return {**super().get_config(), **settings}
 
 
 class ALRCMixin:
