@@ -305,7 +305,8 @@ class ALRC(state.Readings, nn.Module):
         if not (self.training and torch.is_grad_enabled()):
             return loss
         inputs.check_outside_of_backward()
-        self._settle()
+        if self._exchange is not None:
+            self._settle()
         if mask is None and groups is None and inputs.is_readable(loss):
             try:
                 low, high = _extremes(loss)
@@ -349,13 +350,14 @@ class ALRC(state.Readings, nn.Module):
             variance, mean = torch.var_mean(losses - buffers.mean, correction=0)
             shift, spread = mean.item(), variance.item()
         size = loss.numel()
-        if ranks.many(self.sync):
-            self._take_over(Summary(size, shift, spread), Counts(size, num_clipped, 0))
+        counts = Counts(size, num_clipped, 0)
+        if self.sync and ranks.many(self.sync):
+            self._take_over(Summary(size, shift, spread), counts)
             return loss
         moments = rule.advance(Floats, moments, shift, spread, size, settings)
         for buffer, moment in zip(buffers, moments, strict=True):
             buffer.fill_(moment)
-        self._count(Counts(size, num_clipped, 0))
+        self._count(counts)
         return loss
 
     def _take_over(self, summary: Summary, counts: Counts) -> None:
@@ -391,8 +393,8 @@ class ALRC(state.Readings, nn.Module):
 
     def _count(self, counts: Counts) -> None:
         for name, count in zip(state.COUNTS, counts, strict=True):
-            if isinstance(count, Tensor) or count:
-                getattr(self, name).add_(count)
+            if type(count) is not int or count:  # on the host, most often nothing happened
+                self._buffers[name].add_(count)  # type: ignore[union-attr]
 
     def _moments(self) -> Moments:
         buffers = self._buffers  # much faster to read than attributes of a module
