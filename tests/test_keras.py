@@ -568,3 +568,103 @@ def test_bad_input_is_refused_in_words() -> None:
         "ALRCMixin: must come before keras.Model among the bases, or nothing would be limited; "
         "got class Late(Model, ALRCMixin). Write class Late(ALRCMixin, ...)."
     )
+
+
+# Groups
+
+
+def grouped_losses(calls: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Losses, weights and groups; group 3 is never seen."""
+    rng = np.random.default_rng(0)
+    for _ in range(calls):
+        group = rng.integers(0, 3, 6)
+        losses = rng.lognormal(2.0 * group, 0.5).astype("float32")
+        losses[rng.random(6) < 0.1] *= 30
+        losses[rng.random(6) < 0.05] = math.nan
+        yield losses, rng.choice([0.0, 0.5, 2.0], 6).astype("float32"), group.astype("int32")
+
+
+@in_each_backend
+def test_each_group_is_what_the_oracle_makes_of_its_losses_alone() -> None:
+    alrc, oracles = ALRC(**SETTINGS, num_groups=4), [Reference(**SETTINGS) for _ in range(4)]
+    for losses, weights, group in grouped_losses(60):
+        values = alrc(ops.array(losses), mask=ops.array(weights), group=ops.array(group))
+        values, saved = ops.convert_to_numpy(values), alrc.to_dict()
+        for k, moments in enumerate(oracles):
+            ours = group == k
+            expected = [c.value for c in moments(losses[ours].tolist(), weights[ours].tolist())]
+            np.testing.assert_allclose(values[ours], expected, rtol=1e-5)
+            np.testing.assert_allclose(saved["mean"][k], moments.mean, rtol=1e-5)
+            np.testing.assert_allclose(saved["variance"][k], moments.variance, rtol=1e-4)
+            for name in ("num_updates", "num_losses", "num_clipped", "num_nonfinite"):
+                assert saved[name][k] == getattr(moments, name), name
+    assert sum(saved["num_clipped"]) > 10
+    assert saved["num_updates"][3] == 0
+
+
+@in_each_backend
+def test_groups_are_saved_with_the_layer_and_go_on(tmp_path) -> None:
+    alrc = ALRC(**SETTINGS, num_groups=4)
+    *batches, last_one = grouped_losses(20)
+    for losses, weights, group in batches:
+        alrc(ops.array(losses), mask=ops.array(weights), group=ops.array(group))
+    again = ALRC.from_config(alrc.get_config())
+    again.load_dict(alrc.to_dict())
+    inputs = keras.Input((6,), dtype="float32"), keras.Input((6,), dtype="int32")
+    model = keras.Model(inputs, alrc(inputs[0], group=inputs[1]))
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras").get_layer("alrc")
+    losses, _, group = last_one
+    expected = ops.convert_to_numpy(alrc(ops.array(losses), group=ops.array(group)))
+    for other in (again, loaded):
+        got = ops.convert_to_numpy(other(ops.array(losses), group=ops.array(group)))
+        np.testing.assert_array_equal(got, expected)
+        assert other.to_dict() == alrc.to_dict()
+
+
+GROUPS_REFUSED = {
+    "no groups": (
+        None,
+        1,
+        ValueError,
+        "ALRC: group must be left out, because the moments are shared by all losses; got 1. "
+        "Build it with num_groups=K, or call it without group.",
+    ),
+    "no group": (
+        3,
+        None,
+        ValueError,
+        "ALRC: group must say which of the 3 groups the losses are in; got None. Pass group=index "
+        "in a training step of your own; fit() has no place for it.",
+    ),
+    "floats": (
+        3,
+        np.array([0.0, 1.0], "float32"),
+        TypeError,
+        "ALRC: group must hold whole numbers; got a float32 tensor. Pass ops.cast(group, 'int32').",
+    ),
+    "another shape": (
+        3,
+        np.array([[0], [1]]),
+        ValueError,
+        "ALRC: group must be one number or have the shape of loss; got a group of shape (2, 1) and "
+        "losses of shape (2,). Pass ops.broadcast_to(group, ops.shape(loss)).",
+    ),
+}
+
+
+@in_each_backend
+@pytest.mark.parametrize("case", GROUPS_REFUSED)
+def test_a_bad_group_is_refused_in_words(case) -> None:
+    num_groups, group, kind, words = GROUPS_REFUSED[case]
+    with pytest.raises(kind, match="group") as error:
+        ALRC(num_groups=num_groups)(ops.ones(2), group=group)
+    assert words in str(error.value)  # Keras adds the arguments of the call
+
+
+@in_each_backend
+def test_fit_refuses_groups_in_words() -> None:
+    model = ALRCModel(network(), ALRC(num_groups=2))
+    model.compile("sgd", "mse", run_eagerly=True)
+    with pytest.raises(ValueError, match=r"fit\(\) has no place for it"):
+        model.train_on_batch(*(each[:BATCH] for each in data()))

@@ -20,7 +20,7 @@ except ModuleNotFoundError as error:
 from keras import ops
 
 from alrc import rule, state
-from alrc.rule import Moments
+from alrc.rule import Groups, Moments
 from alrc.settings import Settings
 
 __all__ = ["ALRC", "ALRCMixin", "ALRCModel"]
@@ -41,8 +41,8 @@ class ALRC(state.Readings, keras.layers.Layer):  # type: ignore[misc, unused-ign
     own, call it on the loss. A Keras ``Loss`` is no place for it: on JAX its state would not move.
 
     Args:
-        num_stddev, decay, mu1_start, mu2_start, num_stddev_below, warmup, center: As in
-            :class:`alrc.Settings`.
+        num_stddev, decay, mu1_start, mu2_start, num_stddev_below, warmup, center, num_groups: As
+            in :class:`alrc.Settings`.
         **kwargs: Of ``keras.layers.Layer``, such as ``name``.
 
     Call arguments:
@@ -50,16 +50,19 @@ class ALRC(state.Readings, keras.layers.Layer):  # type: ignore[misc, unused-ign
         mask: The shape of ``loss``: True or a positive weight for losses that count.
         training: False makes it the identity. Inside another layer's ``call``, that layer's
             ``training`` is the default; elsewhere True is.
+        group: Which group the losses are in, from 0 to ``num_groups - 1``: whole numbers in the
+            shape of ``loss``, or one for all; given if and only if there are groups. The numbers
+            are not checked. ``fit`` has no place for it.
 
     Returns:
         The losses, same shape and dtype, limited.
 
     State:
-        Weights of shape ``()`` that are never trained, in ``.keras`` and ``.weights.h5`` files:
-        ``mean`` and ``variance``, float32 whatever the dtype policy, and the counts
-        ``num_updates``, ``num_losses``, ``num_clipped`` and ``num_nonfinite``, integers that stay
-        at their largest once they have reached it. Two metrics count clipped and non-finite
-        losses since they were reset, which ``fit`` does each epoch.
+        Weights of shape ``()``, or ``(num_groups,)``, that are never trained, in ``.keras`` and
+        ``.weights.h5`` files: ``mean`` and ``variance``, float32 whatever the dtype policy, and
+        the counts ``num_updates``, ``num_losses``, ``num_clipped`` and ``num_nonfinite``, integers
+        that stay at their largest once they have reached it. Two metrics count clipped and
+        non-finite losses since they were reset, which ``fit`` does each epoch.
 
     Note:
         Under ``tf.distribute`` all replicas share one limit and the same moments, by one
@@ -96,6 +99,7 @@ class ALRC(state.Readings, keras.layers.Layer):  # type: ignore[misc, unused-ign
         num_stddev_below: float | None = None,
         warmup: int = 10,
         center: Literal["zero", "mean"] = "zero",
+        num_groups: int | None = None,
         **kwargs: Any,
     ) -> None:
         # Without autocast: losses come back in the dtype they have, whatever the dtype policy.
@@ -108,11 +112,12 @@ class ALRC(state.Readings, keras.layers.Layer):  # type: ignore[misc, unused-ign
             num_stddev_below=num_stddev_below,
             warmup=warmup,
             center=center,
+            num_groups=num_groups,
         )
         for name in state.NAMES:
             weight = self.add_weight(
                 name=name,
-                shape=(),
+                shape=self.settings.shape,
                 dtype="int" if name in state.WHOLE else "float32",
                 initializer="zeros",
                 trainable=False,
@@ -120,8 +125,8 @@ class ALRC(state.Readings, keras.layers.Layer):  # type: ignore[misc, unused-ign
                 aggregation="only_first_replica",  # each computes the same
             )
             setattr(self, name, weight)
-        self.mean.assign(self.settings.start[0])
-        self.variance.assign(self.settings.start[1])
+        for weight, number in zip((self.mean, self.variance), self.settings.start, strict=True):
+            weight.assign(ops.full(self.settings.shape, number))
         self.clipped = keras.metrics.Sum(f"{self.name}_num_clipped", dtype="float32")
         self.nonfinite = keras.metrics.Sum(f"{self.name}_num_nonfinite", dtype="float32")
         self.supports_masking = True  # a mask says which losses count, and goes no further
@@ -130,11 +135,24 @@ class ALRC(state.Readings, keras.layers.Layer):  # type: ignore[misc, unused-ign
     def compute_mask(self, inputs: Tensor, previous_mask: Tensor | None) -> None:
         return None
 
-    def call(self, loss: Tensor, mask: Tensor | None = None, training: bool = True) -> Tensor:
+    def call(
+        self,
+        loss: Tensor,
+        mask: Tensor | None = None,
+        training: bool = True,
+        group: Tensor | None = None,
+    ) -> Tensor:
         _check(loss, mask)
-        return self._limited(loss, mask) if training else loss
+        groups = _groups(loss, group, self.settings)
+        return self._limited(loss, mask, groups) if training else loss
 
-    def _limited(self, loss: Tensor, mask: Tensor | None, keep_values: bool = False) -> Tensor:
+    def _limited(
+        self,
+        loss: Tensor,
+        mask: Tensor | None,
+        groups: Groups | None = None,
+        keep_values: bool = False,
+    ) -> Tensor:
         """The losses limited, in value and gradient or in their gradients only."""
         wide = loss if _dtype(loss) == "float64" else ops.cast(loss, "float32")
         losses = ops.stop_gradient(wide)
@@ -145,7 +163,7 @@ class ALRC(state.Readings, keras.layers.Layer):  # type: ignore[misc, unused-ign
             ops.convert_to_tensor(self.num_updates),
         )
         pool = _pool if _replicas() else None
-        step = rule.step(ops, losses, weights, _opaque(moments), self.settings, pool)
+        step = rule.step(ops, losses, weights, _opaque(moments), self.settings, pool, groups)
         self._update(step)
         result = step.losses._replace(value=losses) if keep_values else step.losses
         limited = ops.cast(rule.attach(wide, losses, result), loss.dtype)
@@ -171,29 +189,30 @@ class ALRC(state.Readings, keras.layers.Layer):  # type: ignore[misc, unused-ign
 
     @property
     def mu1(self) -> Tensor:
-        """Running mean of the limited losses, the paper's first moment; shape ``()``."""
+        """Running mean of the limited losses, the paper's first moment; of the state's shape."""
         return ops.copy(self.mean)
 
     def _thresholds(self) -> tuple[Tensor, Tensor]:
         moments = (ops.convert_to_tensor(getattr(self, name)) for name in state.MOMENTS)
         return rule.limits(ops, Moments(*moments), self.settings)
 
-    def to_dict(self) -> dict[str, float]:
+    def to_dict(self) -> dict[str, Any]:
         """The state as plain numbers by name, which any front end can go on from."""
-        return {name: array.item() for name, array in self._arrays().items()}
+        return {name: array.tolist() for name, array in self._arrays().items()}
 
-    def load_dict(self, saved: Mapping[str, float]) -> None:
+    def load_dict(self, saved: Mapping[str, Any]) -> None:
         """Goes on from what ``to_dict`` of any front end returned; counts left out are 0.
 
         Raises:
             TypeError: If ``saved`` is not a dict.
             ValueError: If something in it is missing, unknown or impossible; nothing is taken over.
         """
-        for name, number in state.checked("ALRC", saved).items():
+        for name, value in state.checked("ALRC", saved, self.settings.num_groups).items():
             # A count too large for the weight is held at its largest.
             weight = getattr(self, name)
             largest = _LARGEST[_dtype(weight)] if name in state.WHOLE else math.inf
-            weight.assign(min(number, largest))
+            groups = isinstance(value, list)
+            weight.assign([min(x, largest) for x in value] if groups else min(value, largest))
 
     def save_own_variables(self, store: Any) -> None:
         for name, array in self._arrays().items():
@@ -217,9 +236,7 @@ class ALRC(state.Readings, keras.layers.Layer):  # type: ignore[misc, unused-ign
             raise
 
     def get_config(self) -> dict[str, Any]:
-        settings = dataclasses.asdict(self.settings)
-        del settings["num_groups"]
-        return {**super().get_config(), **settings}
+        return {**super().get_config(), **dataclasses.asdict(self.settings)}
 
 
 class ALRCMixin:
@@ -300,7 +317,8 @@ class ALRCMixin:
                 f"which keeps the moments; got {alrc!r}. In __init__, after super().__init__(), "
                 "write self.alrc = ALRC()."
             )
-        return alrc._limited(loss, mask, keep_values=True)
+        groups = _groups(loss, None, alrc.settings)
+        return alrc._limited(loss, mask, groups, keep_values=True)
 
     @property
     def metrics(self) -> list[Any]:
@@ -424,6 +442,42 @@ def _pool(total: Tensor, shift: Tensor, spread: Tensor) -> rule.Summary:
     return rule.combine(ops, rows[:, 0], rows[:, 1], rows[:, 2])
 
 
+def _groups(loss: Tensor, group: Any, settings: Settings) -> Groups | None:
+    """How losses in these groups meet the moments of all groups; None if there are no groups."""
+    size = settings.num_groups
+    if size is None and group is None:
+        return None
+    if size is None:
+        raise ValueError(
+            "ALRC: group must be left out, because the moments are shared by all losses; got "
+            f"{group!r}. Build it with num_groups=K, or call it without group."
+        )
+    if group is None:
+        raise ValueError(
+            f"ALRC: group must say which of the {size} groups the losses are in; got None. Pass "
+            "group=index in a training step of your own; fit() has no place for it."
+        )
+    index = ops.convert_to_tensor(group)
+    if "int" not in _dtype(index):
+        raise TypeError(
+            f"ALRC: group must hold whole numbers; got a {_dtype(index)} tensor. Pass "
+            "ops.cast(group, 'int32')."
+        )
+    if len(index.shape) not in (0, len(loss.shape)):
+        raise ValueError(
+            "ALRC: group must be one number or have the shape of loss; got a group of shape "
+            f"{tuple(index.shape)} and losses of shape {tuple(loss.shape)}. Pass "
+            "ops.broadcast_to(group, ops.shape(loss))."
+        )
+    index = ops.broadcast_to(ops.cast(index, "int32"), ops.shape(loss))
+
+    def add(values: Tensor) -> Tensor:
+        values = ops.cast(values, "int32") if _dtype(values) == "bool" else values
+        return ops.segment_sum(ops.reshape(values, -1), ops.reshape(index, -1), size)
+
+    return Groups(take=lambda moment: ops.take(moment, index), add=add)
+
+
 class _Ones(keras.losses.Loss):  # type: ignore[misc, unused-ignore]
     """A loss of 1 for each example, in order to see what Keras multiplies losses by."""
 
@@ -444,8 +498,8 @@ def _dtype(tensor: Tensor) -> str:
 
 
 def _number(value: Any) -> Any:
-    """The number in a stored array of shape (), or the array, for the check to refuse."""
-    return value[()].item() if getattr(value, "shape", None) == () else value
+    """The number or numbers in a stored array, or what else is there, for the check to refuse."""
+    return value[()].tolist() if len(getattr(value, "shape", (0, 0))) < 2 else value
 
 
 def _names(classes: Iterable[type]) -> str:
