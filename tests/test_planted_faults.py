@@ -8,7 +8,16 @@ import pytest
 import test_guarantees as guarantees
 import torch
 from agreement import assert_agrees, stream
-from frontends import Mask, Numpy, Result, TorchModule, TorchPure, as_mask, gradient_factors
+from frontends import (
+    Mask,
+    Numpy,
+    Result,
+    TorchGrouped,
+    TorchModule,
+    TorchPure,
+    as_mask,
+    gradient_factors,
+)
 from table import ROWS
 
 from alrc import Settings, rule
@@ -83,6 +92,12 @@ class IgnoresTheMask(TorchModule):
         return super().__call__(losses, None)
 
 
+class LeakingGroups(TorchGrouped):
+    """A loss of another group gets into ours."""
+
+    ours = 0
+
+
 class NeverWarmsUp(TorchModule):
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
@@ -105,6 +120,7 @@ NARROW = {"batches": stream(calls=200, spread=1e-3, bad=False, masked=False), "d
         (LimitFromTheNewMoments, TorchPure, CLEAN),
         (IgnoresTheMask, TorchModule, ORDINARY),
         (NeverWarmsUp, TorchModule, CLEAN),
+        (LeakingGroups, TorchGrouped, CLEAN),
     ],
 )
 def test_the_agreement_tests_catch(fault, sound, run) -> None:

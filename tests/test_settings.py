@@ -65,6 +65,12 @@ REFUSED = {
         "computed from; got 0. Pass warmup=10, or give mu1_start and mu2_start to limit from the "
         "first call.",
     ),
+    "no groups": (
+        {"num_groups": 0},
+        "ALRC: num_groups must be at least 1, because it counts the groups of losses that have "
+        "moments of their own; got 0. Pass num_groups=4 for groups 0 to 3, or None for moments "
+        "that all losses share.",
+    ),
     "endless warmup": (
         {"warmup": 2**31},
         "ALRC: warmup must be from 1 to 2**31 - 1, because the first limit needs losses to be "
@@ -141,6 +147,11 @@ WRONG_TYPE = {
         "ALRC: warmup must be a whole number; got 2.5 of type float. Pass an int, for example "
         "warmup=10.",
     ),
+    "fractional num_groups": (
+        {"num_groups": 2.0},
+        "ALRC: num_groups must be a whole number; got 2.0 of type float. Pass an int, for example "
+        "num_groups=4.",
+    ),
     "bool warmup": (
         {"warmup": True},
         "ALRC: warmup must be a whole number; got True of type bool. Pass an int, for example "
@@ -171,6 +182,7 @@ def test_the_edges_are_accepted() -> None:
     Settings(num_stddev=1e-30, decay=0, num_stddev_below=math.inf, warmup=1)
     Settings(num_stddev=math.inf, decay=1 - 1e-15, mu1_start=0, mu2_start=0, center="mean")
     assert Settings(mu1_start=-2, mu2_start=4).start == (-2.0, 0.0)
+    assert (Settings().shape, Settings(num_groups=1).shape) == ((), (1,))
 
 
 def test_scalars_of_other_libraries_become_plain_numbers() -> None:
