@@ -295,7 +295,8 @@ class ALRC(state.Readings, nn.Module):
             tensor(3.)
         """
         for name, number in state.checked("ALRC", saved, self.settings.num_groups).items():
-            getattr(self, name).copy_(torch.tensor(number))
+            buffer = getattr(self, name)
+            buffer.copy_(torch.tensor(number, dtype=buffer.dtype))
 
     def forward(
         self, loss: Tensor, mask: Tensor | None = None, group: Tensor | int | None = None
