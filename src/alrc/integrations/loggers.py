@@ -82,7 +82,8 @@ class Watch:
     ``alrc/limit_below`` if there is a lower limit, ``alrc/mean`` and ``alrc/stddev``. With
     groups, there is one of each for each group: ``alrc/limit/0``, ``alrc/limit/1``, ...
 
-    In between, nothing is read from the device: what is to be looked at is kept there.
+    In between, nothing is read from the device: what is to be looked at is kept there. What is
+    left at the end is written by :meth:`close`, or by leaving a ``with`` block.
 
     The spike log is a CSV file with one row for each limited loss, and one for each loss that is
     not finite, since that is how broken data are found; :class:`Spike` says what is in it, and
@@ -152,6 +153,7 @@ class Watch:
         self._table: _Table | None = None
         self._calls: list[_Call] = []
         self._kept = 0  # losses in these calls
+        self._rank = 0
         self._unlogged = 0  # calls since the last time
         self._keys: Tensor | Sequence[object] | None = None
         self._moments: Moments | None = None
@@ -189,7 +191,7 @@ factor=0.5)
         self._keys = keys
 
     def close(self) -> None:
-        """Writes what is left and stops watching; leaving the ``with`` block does the same."""
+        """Writes what is left, and stops watching; leaving a ``with`` block does the same."""
         for hook in self._hooks:
             hook.remove()
         self._look()
@@ -229,7 +231,8 @@ factor=0.5)
     def _after(self, module: ALRC, args: Any, kwargs: Any, output: Tensor) -> None:
         if not self._watches(module):
             return
-        if self._spikes is not None or (self._logs and _rank() == 0):
+        self._rank = _rank()  # still known when the process group is gone
+        if self._spikes is not None or (self._logs and self._rank == 0):
             self._keep(output, **_arguments(args, kwargs))
         self._keys = self._moments = None
         self.step += 1
@@ -274,7 +277,7 @@ factor=0.5)
         if self._spikes is None:
             return
         if self._table is None:
-            self._table = _Table("Watch", _of_rank(self._spikes, _rank()))
+            self._table = _Table("Watch", _of_rank(self._spikes, self._rank))
         rows = self._rows(calls, limited | nonfinite, loss.double(), output.double(), group)
         self._table.append(Spike._fields, calls[0].step, rows)
 
@@ -303,7 +306,7 @@ factor=0.5)
             call = calls[which_call]
             yield Spike(
                 call.step,
-                _rank(),
+                self._rank,
                 place,
                 _key(call, place),
                 None if call.group is None else number,
@@ -312,7 +315,7 @@ factor=0.5)
 
     def _log(self) -> None:
         totals, self._totals, self._unlogged = self._totals, self._totals * 0, 0
-        if not self._logs or _rank() != 0:
+        if not self._logs or self._rank != 0:
             return
         alrc, (loss, counted, limited, nonfinite) = self._alrc, totals
         columns = {
