@@ -287,6 +287,17 @@ def test_without_a_log_only_spikes_are_written_and_without_spikes_only_scalars(t
     assert (row["step"], row["alrc/clipped_fraction"]) == ("1", "0.5")
 
 
+def test_without_any_log_calls_are_counted() -> None:
+    alrc = ALRC(**START)
+    with Watch(alrc, every=2, step=40) as watch:
+        for step in range(41, 46):
+            alrc(torch.tensor(8.0))
+            assert watch.step == step
+        watch.step = 7
+        alrc(torch.tensor(8.0))
+    assert watch.step == 8
+
+
 def test_what_is_left_is_written_when_the_loop_fails(tmp_path) -> None:
     alrc, log = ALRC(**START), Memory()
     watch = Watch(alrc, log, spikes=tmp_path / "spikes.csv")

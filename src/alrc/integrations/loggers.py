@@ -160,10 +160,9 @@ class Watch:
         # For each group: sum of the losses, number of them, of those limited, of those not finite.
         shape = (4, alrc.settings.num_groups or 1)
         self._totals = torch.zeros(shape, dtype=torch.float64, device="cpu")
-        self._hooks = [
-            alrc.register_forward_pre_hook(self._before, with_kwargs=True),
-            alrc.register_forward_hook(self._after, with_kwargs=True),
-        ]
+        self._hooks = [alrc.register_forward_hook(self._after, with_kwargs=True)]
+        if self._spikes is not None:
+            self._hooks.append(alrc.register_forward_pre_hook(self._before, with_kwargs=True))
 
     def examples(self, keys: Tensor | Sequence[object]) -> None:
         """Names the examples of the next call, for the spike log.
@@ -171,6 +170,7 @@ class Watch:
         Args:
             keys: One for each loss; or for each row of losses, if they have several dimensions.
                 Whatever tells the examples apart: indices in the data set, names of files.
+                Without a spike log they are not looked at.
 
         Raises:
             ValueError: At the next call, if there are more or fewer keys than losses.
@@ -222,10 +222,9 @@ factor=0.5)
                     f"{given} keys for losses of shape {tuple(loss.shape)}. Pass {size}, in the "
                     "order of the losses."
                 )
-        if self._spikes is not None:
-            # With other ranks this waits for their moments, as the call itself is about to.
-            buffers = (module.mean, module.variance, module.num_updates)
-            self._moments = Moments(*(buffer.clone() for buffer in buffers))
+        # With other ranks this waits for their moments, as the call itself is about to.
+        buffers = (module.mean, module.variance, module.num_updates)
+        self._moments = Moments(*(buffer.clone() for buffer in buffers))
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _after(self, module: ALRC, args: Any, kwargs: Any, output: Tensor) -> None:
@@ -268,8 +267,14 @@ factor=0.5)
             return
         loss = _column(call.loss for call in calls)
         output = _column(call.output for call in calls)
-        counted = _column(_counted(call) for call in calls)
-        group = _column(_groups(call) for call in calls)
+        group, counted = (
+            torch.zeros_like(loss, dtype=torch.int64),
+            torch.ones_like(loss, dtype=torch.bool),
+        )
+        if any(call.group is not None for call in calls):
+            group = _column(_groups(call) for call in calls)
+        if any(call.mask is not None for call in calls):
+            counted = _column(_counted(call) for call in calls)
         finite = counted & loss.isfinite()
         limited, nonfinite = finite & (output != loss), counted & ~finite
         sums = torch.stack([loss.where(finite, 0), finite, limited, nonfinite]).double()
@@ -498,8 +503,8 @@ def _counted(call: _Call) -> Tensor:
 
 
 def _groups(call: _Call) -> Tensor:
-    group = 0 if call.group is None else call.group
-    return torch.as_tensor(group, device=call.loss.device).long().expand(call.loss.shape)
+    group = torch.as_tensor(call.group, device=call.loss.device)
+    return group.long().expand(call.loss.shape)
 
 
 def _key(call: _Call, index: int) -> str:
