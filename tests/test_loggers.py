@@ -343,6 +343,19 @@ def test_a_copied_or_pickled_module_is_not_watched(tmp_path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_call_without_losses_is_counted_and_leaves_nothing(tmp_path) -> None:
+    alrc, log = ALRC(**START), Memory()
+    with Watch(alrc, log, every=2, spikes=tmp_path / "spikes.csv") as watch:
+        for losses in (torch.empty(0), torch.tensor([8.0]), torch.empty(0, 3)):
+            watch.examples(["x"] * len(losses))
+            alrc(losses)
+    assert read_spikes(tmp_path / "spikes.csv") == [Spike(1, 0, 0, "x", None, 8.0, 4.0, 0.5)]
+    assert [(step, x["alrc/loss"]) for step, x in log] == [
+        (2, 8.0),
+        (3, pytest.approx(math.nan, nan_ok=True)),
+    ]
+
+
 def test_a_foreign_default_device_does_not_matter(tmp_path) -> None:
     alrc, log = ALRC(**START), Memory()
     with torch.device("meta"), Watch(alrc, log, spikes=tmp_path / "spikes.csv"):
@@ -552,6 +565,18 @@ def test_files_of_other_ranks_are_found_and_no_others(tmp_path) -> None:
         (3, 0, "", None),
         (3, 1, "", None),
     ]
+
+
+def test_a_spike_log_is_read_where_there_is_no_pytorch(tmp_path) -> None:
+    alrc = ALRC(**START)
+    with Watch(alrc, spikes=tmp_path / "spikes.csv"):
+        alrc(torch.tensor(8.0))
+    code = f"""import sys
+sys.modules["torch"] = None
+from alrc.integrations.spikes import read_spikes
+print(read_spikes({str(tmp_path / "spikes.csv")!r})[0].limit)"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("4.0\n", "")
 
 
 def test_no_spike_log_is_an_error_in_words(tmp_path) -> None:

@@ -1,9 +1,6 @@
 """What ALRC does to a run, made visible: scalars for dashboards, and a log of the spikes."""
 
-import csv
-import io
 import os
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +16,7 @@ except ModuleNotFoundError as error:
     ) from error
 from torch import Tensor
 
+from alrc.integrations.spikes import Spike, Table, of_rank, read_spikes
 from alrc.torch import ALRC, Moments, clip
 
 __all__ = ["Spike", "Watch", "read_spikes", "to_csv", "to_tensorboard"]
@@ -31,30 +29,6 @@ class Log(Protocol):
     """Whatever takes scalars by name and the step they belong to."""
 
     def __call__(self, scalars: dict[str, float], /, *, step: int) -> object: ...
-
-
-class Spike(NamedTuple):
-    """One loss that was limited, or that was not finite: a row of the spike log.
-
-    Attributes:
-        step: Which call it was in; the first is 0.
-        rank: Which process it was in.
-        index: Its position among the losses of the call, flattened.
-        key: What :meth:`Watch.examples` called the example; empty if nothing did.
-        group: Its group; None without groups.
-        loss: The loss that was computed.
-        limit: The loss that came back; NaN if the loss is not finite, and came back as it was.
-        factor: What its gradient was multiplied by; 1 if the loss is not finite.
-    """
-
-    step: int
-    rank: int
-    index: int  # type: ignore[assignment] # hides tuple's method of that name
-    key: str
-    group: int | None
-    loss: float
-    limit: float
-    factor: float
 
 
 class _Call(NamedTuple):
@@ -101,7 +75,8 @@ class Watch:
             writes ``spikes-rank1.csv`` for ``spikes.csv``, and so on.
         step: The number of the first call; also ``watch.step``, the number of the next one, to be
             saved with a checkpoint and set when training goes on from it. Rows of this step and
-            later ones that the file already holds are then replaced.
+            later ones that the file already holds are then replaced: all of them by a run that
+            starts at 0.
         name: What the names of the scalars begin with, in place of ``alrc``.
 
     Raises:
@@ -150,7 +125,7 @@ class Watch:
         self._alrc, self._watching = alrc, True
         self._logs = [log] if callable(log) else list(log)
         self._spikes = None if spikes is None else Path(spikes)
-        self._table: _Table | None = None
+        self._table: Table | None = None
         self._calls: list[_Call] = []
         self._kept = 0  # losses in these calls
         self._rank = 0
@@ -282,7 +257,7 @@ factor=0.5)
         if self._spikes is None:
             return
         if self._table is None:
-            self._table = _Table("Watch", _of_rank(self._spikes, self._rank))
+            self._table = Table("Watch", of_rank(self._spikes, self._rank))
         rows = self._rows(calls, limited | nonfinite, loss.double(), output.double(), group)
         self._table.append(Spike._fields, calls[0].step, rows)
 
@@ -368,7 +343,7 @@ def to_csv(path: str | os.PathLike[str]) -> Log:
         100,0.5,4.0
         <BLANKLINE>
     """
-    table = _Table("to_csv", Path(path))
+    table = Table("to_csv", Path(path))
 
     def log(scalars: dict[str, float], /, *, step: int) -> None:
         table.append(("step", *scalars), step, [(step, *scalars.values())])
@@ -396,93 +371,6 @@ def to_tensorboard(writer: Any) -> Log:
             writer.add_scalar(name, number, step)
 
     return log
-
-
-def read_spikes(path: str | os.PathLike[str]) -> list[Spike]:
-    """Reads the spike log that a :class:`Watch` writes; of all ranks, by step.
-
-    Args:
-        path: What the Watch was given as ``spikes``: the file of rank 0, beside which those of
-            the other ranks are found.
-
-    Raises:
-        FileNotFoundError: If no rank has written one.
-        ValueError: If a file is not a spike log.
-
-    Example:
-        >>> from alrc.integrations.loggers import read_spikes
-        >>> read_spikes("typo.csv")
-        Traceback (most recent call last):
-            ...
-        FileNotFoundError: read_spikes: there must be a spike log; got typo.csv, which does not \
-exist. Pass what Watch was given as spikes.
-    """
-    path = Path(path)
-    name = f"{re.escape(path.stem)}(-rank[0-9]+)?{re.escape(path.suffix)}"
-    folder = path.parent.iterdir() if path.parent.is_dir() else ()
-    files = [file for file in folder if re.fullmatch(name, file.name)]
-    if not files:
-        raise FileNotFoundError(
-            f"read_spikes: there must be a spike log; got {path}, which does not exist. Pass what "
-            "Watch was given as spikes."
-        )
-    spikes = []
-    for file in files:
-        columns, *rows = _lines(file) or [list(Spike._fields)]
-        _check_columns("read_spikes", file, tuple(columns), Spike._fields)
-        for step, rank, index, key, group, *numbers in rows:
-            place = int(step), int(rank), int(index)
-            spikes.append(Spike(*place, key, int(group) if group else None, *map(float, numbers)))
-    return sorted(spikes, key=lambda spike: spike[:3])
-
-
-class _Table:
-    """A CSV file whose lines are in the order of their steps, in the first column."""
-
-    def __init__(self, who: str, path: Path) -> None:
-        self.who, self.path = who, path
-        self._columns: tuple[str, ...] = ()
-
-    def append(
-        self, columns: tuple[str, ...], step: int, rows: Iterable[tuple[object, ...]]
-    ) -> None:
-        """Appends the rows, none of which has an earlier step than this one."""
-        if not self._columns:
-            self._go_on(columns, step)
-        _check_columns(self.who, self.path, self._columns, columns)
-        with self.path.open("a", newline="", encoding="utf-8") as file:
-            csv.writer(file, lineterminator="\n").writerows(rows)
-
-    def _go_on(self, columns: tuple[str, ...], step: int) -> None:
-        """Keeps whole lines of earlier steps, and writes the first line if there is none."""
-        first, *rows = _lines(self.path) or [list(columns)]
-        _check_columns(self.who, self.path, tuple(first), columns)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        whole = self.path.with_name(self.path.name + ".part")
-        with whole.open("w", newline="", encoding="utf-8") as file:
-            lines = [first, *(row for row in rows if int(row[0]) < step)]
-            csv.writer(file, lineterminator="\n").writerows(lines)
-        whole.replace(self.path)
-        self._columns = columns
-
-
-def _lines(path: Path) -> list[list[str]]:
-    """The rows of the lines that end; none if there is no such file."""
-    text = path.read_bytes() if path.exists() else b""
-    whole = text[: text.rfind(b"\n") + 1].decode()
-    return list(csv.reader(io.StringIO(whole, newline="")))
-
-
-def _check_columns(who: str, path: Path, found: tuple[str, ...], wanted: tuple[str, ...]) -> None:
-    if found != wanted:
-        raise ValueError(
-            f"{who}: {path} must have the columns {', '.join(wanted)}; it has {', '.join(found)}. "
-            "Pass another path."
-        )
-
-
-def _of_rank(path: Path, rank: int) -> Path:
-    return path.with_name(f"{path.stem}-rank{rank}{path.suffix}") if rank else path
 
 
 def _rank() -> int:

@@ -1,0 +1,120 @@
+"""The logs as CSV files that are whole whenever a program ends; needs no PyTorch to be read."""
+
+import csv
+import io
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Spike(NamedTuple):
+    """One loss that was limited, or that was not finite: a row of the spike log.
+
+    Attributes:
+        step: Which call it was in; the first is 0.
+        rank: Which process it was in.
+        index: Its position among the losses of the call, flattened.
+        key: What :meth:`Watch.examples` called the example; empty if nothing did.
+        group: Its group; None without groups.
+        loss: The loss that was computed.
+        limit: The loss that came back; NaN if the loss is not finite, and came back as it was.
+        factor: What its gradient was multiplied by; 1 if the loss is not finite.
+    """
+
+    step: int
+    rank: int
+    index: int  # type: ignore[assignment] # hides tuple's method of that name
+    key: str
+    group: int | None
+    loss: float
+    limit: float
+    factor: float
+
+
+def read_spikes(path: str | os.PathLike[str]) -> list[Spike]:
+    """Reads the spike log that a :class:`Watch` writes; of all ranks, by step.
+
+    Args:
+        path: What the Watch was given as ``spikes``: the file of rank 0, beside which those of
+            the other ranks are found.
+
+    Raises:
+        FileNotFoundError: If no rank has written one.
+        ValueError: If a file is not a spike log.
+
+    Example:
+        >>> from alrc.integrations.loggers import read_spikes
+        >>> read_spikes("typo.csv")
+        Traceback (most recent call last):
+            ...
+        FileNotFoundError: read_spikes: there must be a spike log; got typo.csv, which does not \
+exist. Pass what Watch was given as spikes.
+    """
+    path = Path(path)
+    name = f"{re.escape(path.stem)}(-rank[0-9]+)?{re.escape(path.suffix)}"
+    folder = path.parent.iterdir() if path.parent.is_dir() else ()
+    files = [file for file in folder if re.fullmatch(name, file.name)]
+    if not files:
+        raise FileNotFoundError(
+            f"read_spikes: there must be a spike log; got {path}, which does not exist. Pass what "
+            "Watch was given as spikes."
+        )
+    spikes = []
+    for file in files:
+        columns, *rows = _lines(file) or [list(Spike._fields)]
+        _check_columns("read_spikes", file, tuple(columns), Spike._fields)
+        for step, rank, index, key, group, *numbers in rows:
+            place = int(step), int(rank), int(index)
+            spikes.append(Spike(*place, key, int(group) if group else None, *map(float, numbers)))
+    return sorted(spikes, key=lambda spike: spike[:3])
+
+
+class Table:
+    """A CSV file whose lines are in the order of their steps, in the first column."""
+
+    def __init__(self, who: str, path: Path) -> None:
+        self.who, self.path = who, path
+        self._columns: tuple[str, ...] = ()
+
+    def append(
+        self, columns: tuple[str, ...], step: int, rows: Iterable[tuple[object, ...]]
+    ) -> None:
+        """Appends the rows, none of which has an earlier step than this one."""
+        if not self._columns:
+            self._go_on(columns, step)
+        _check_columns(self.who, self.path, self._columns, columns)
+        with self.path.open("a", newline="", encoding="utf-8") as file:
+            csv.writer(file, lineterminator="\n").writerows(rows)
+
+    def _go_on(self, columns: tuple[str, ...], step: int) -> None:
+        """Keeps whole lines of earlier steps, and writes the first line if there is none."""
+        first, *rows = _lines(self.path) or [list(columns)]
+        _check_columns(self.who, self.path, tuple(first), columns)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        whole = self.path.with_name(self.path.name + ".part")
+        with whole.open("w", newline="", encoding="utf-8") as file:
+            lines = [first, *(row for row in rows if int(row[0]) < step)]
+            csv.writer(file, lineterminator="\n").writerows(lines)
+        whole.replace(self.path)
+        self._columns = columns
+
+
+def _lines(path: Path) -> list[list[str]]:
+    """The rows of the lines that end; none if there is no such file."""
+    text = path.read_bytes() if path.exists() else b""
+    whole = text[: text.rfind(b"\n") + 1].decode()
+    return list(csv.reader(io.StringIO(whole, newline="")))
+
+
+def _check_columns(who: str, path: Path, found: tuple[str, ...], wanted: tuple[str, ...]) -> None:
+    if found != wanted:
+        raise ValueError(
+            f"{who}: {path} must have the columns {', '.join(wanted)}; it has {', '.join(found)}. "
+            "Pass another path."
+        )
+
+
+def of_rank(path: Path, rank: int) -> Path:
+    return path.with_name(f"{path.stem}-rank{rank}{path.suffix}") if rank else path
