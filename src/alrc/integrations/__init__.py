@@ -1,1 +1,1 @@
-"""What fits ALRC into the trainers and dashboards that people use; PyTorch only."""
+"""What fits alrc.torch into the trainers and dashboards that people use."""

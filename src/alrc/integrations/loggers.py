@@ -44,17 +44,16 @@ class _Call(NamedTuple):
 class Watch:
     """Logs what an ALRC does while a training loop keeps its one line.
 
-    Every ``every`` calls in training, counted over ``step``, each log gets these numbers of the
-    calls since the last time:
+    Every ``every`` calls in training, counted over ``step``, each log gets
 
-    - ``alrc/loss``: mean of the losses before limiting, without those that are masked or not
-      finite; NaN if there were none.
-    - ``alrc/clipped_fraction``: share of these losses that were limited.
-    - ``alrc/nonfinite``: number of losses that were NaN or infinite.
+    - ``alrc/loss``: mean of the losses since the last time, before limiting and without those
+      that are masked or not finite; NaN if there were none.
+    - ``alrc/limit`` (inf while there is none), ``alrc/limit_below`` if there is a lower limit,
+      ``alrc/mean`` and ``alrc/stddev``: what the next call will meet.
+    - ``alrc/clipped_fraction``: share of the losses so far that were limited.
+    - ``alrc/nonfinite``: number of losses so far that were NaN or infinite.
 
-    and of the state that the next call will meet: ``alrc/limit`` (inf while there is none),
-    ``alrc/limit_below`` if there is a lower limit, ``alrc/mean`` and ``alrc/stddev``. With
-    groups, there is one of each for each group: ``alrc/limit/0``, ``alrc/limit/1``, ...
+    With groups, there is one of each for each group: ``alrc/limit/0``, ``alrc/limit/1``, ...
 
     In between, nothing is read from the device: what is to be looked at is kept there. What is
     left at the end is written by :meth:`close`, or by leaving a ``with`` block.
@@ -67,8 +66,8 @@ class Watch:
         alrc: The module to watch.
         log: Where the scalars go: called as ``log(scalars, step=step)``. ``run.log`` of Weights &
             Biases and ``mlflow.log_metrics`` are such functions, :func:`to_tensorboard` and
-            :func:`to_csv` make one; several in a list. Scalars are logged on rank 0, and are
-            those of its own losses.
+            :func:`to_csv` make one; several in a list. Scalars are logged on rank 0, and the
+            mean is that of its own losses.
         every: Calls between two times. Larger waits less often for the device, and keeps more
             losses there.
         spikes: The file of the spike log, one for each Watch, or None for no such log. Rank 1
@@ -97,8 +96,8 @@ class Watch:
         >>> alrc = ALRC(decay=0, mu1_start=1.0, mu2_start=2.0)  # limit: 1 + 3 * 1
         >>> with Watch(alrc, lambda scalars, step: print(step, scalars), every=1):
         ...     losses = alrc(torch.tensor([0.5, 8.0]))  # the one line
-        1 {'alrc/loss': 4.25, 'alrc/clipped_fraction': 0.5, 'alrc/nonfinite': 0.0, \
-'alrc/limit': 7.5, 'alrc/mean': 2.25, 'alrc/stddev': 1.75}
+        1 {'alrc/loss': 4.25, 'alrc/limit': 7.5, 'alrc/mean': 2.25, 'alrc/stddev': 1.75, \
+'alrc/clipped_fraction': 0.5, 'alrc/nonfinite': 0.0}
     """
 
     def __init__(
@@ -132,8 +131,8 @@ class Watch:
         self._unlogged = 0  # calls since the last time
         self._keys: Tensor | Sequence[object] | None = None
         self._moments: Moments | None = None
-        # For each group: sum of the losses, number of them, of those limited, of those not finite.
-        shape = (4, alrc.settings.num_groups or 1)
+        # For each group, since the last time: sum of the losses, and number of them.
+        shape = (2, alrc.settings.num_groups or 1)
         self._totals = torch.zeros(shape, dtype=torch.float64, device="cpu")
         self._hooks = [alrc.register_forward_hook(self._after, with_kwargs=True)]
         if self._spikes is not None:
@@ -252,8 +251,7 @@ factor=0.5)
             counted = _column(_counted(call) for call in calls)
         finite = counted & loss.isfinite()
         limited, nonfinite = finite & (output != loss), counted & ~finite
-        sums = torch.stack([loss.where(finite, 0), finite, limited, nonfinite]).double()
-        self._totals.index_add_(1, group, sums)
+        self._totals.index_add_(1, group, torch.stack([loss.where(finite, 0), finite]).double())
         if self._spikes is None:
             return
         if self._table is None:
@@ -297,15 +295,15 @@ factor=0.5)
         totals, self._totals, self._unlogged = self._totals, self._totals * 0, 0
         if not self._logs or self._rank != 0:
             return
-        alrc, (loss, counted, limited, nonfinite) = self._alrc, totals
+        alrc = self._alrc
         columns = {
-            "loss": loss / counted,
-            "clipped_fraction": limited / counted,
-            "nonfinite": nonfinite,
+            "loss": totals[0] / totals[1],
             "limit": alrc.threshold,
             "limit_below": alrc.threshold_below,
             "mean": alrc.mean,
             "stddev": alrc.variance.sqrt(),
+            "clipped_fraction": alrc.num_clipped / alrc.num_losses.clamp(min=1),
+            "nonfinite": alrc.num_nonfinite,
         }
         if alrc.settings.num_stddev_below is None:
             del columns["limit_below"]
