@@ -16,6 +16,7 @@ import torch
 from launching import launch
 from reference import Reference
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.tensorboard import SummaryWriter
 from transformers import (
     GPT2Config,
@@ -657,17 +658,35 @@ def test_metrics_arrive_in_tensorboard(kind, tmp_path, monkeypatch) -> None:
     assert means == [(moments["mean"], i + 1) for i, (_, moments) in enumerate(steps(trainer))]
 
 
-@BOTH
-def test_nothing_is_read_from_the_device_between_logs(kind, tmp_path, monkeypatch) -> None:
-    trainer = build(
-        kind, tmp_path, ALRC(), language_model(), sequences(), logging_steps=4, max_steps=4
-    )
+class Waits(TorchDispatchMode):
+    """Counts how often a number is read from a tensor, which on a GPU waits for it."""
+
+    number = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.number += function is torch.ops.aten._local_scalar_dense.default
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "once"),
+    [("mixin", {}, 0), ("mixin", {"alrc_per": "sequence"}, 2), ("callback", {}, 0)],
+)
+def test_nothing_waits_for_the_device_between_logs(
+    kind, options, once, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr("alrc.inputs.is_readable", lambda _: False)  # as for losses on a GPU
+    data, alrc = sequences(), ALRC(**SETTINGS)
+    trainer = build(kind, tmp_path, alrc, language_model(), data, options=options, logging_steps=9)
     trainer.pop_callback(Recorder)
-    read = []
-    threshold = ALRC.threshold.fget
-    monkeypatch.setattr(ALRC, "threshold", property(lambda self: read.append(1) or threshold(self)))
-    trainer.train()
-    assert len(read) == 1
+    plain = Trainer(language_model(), trainer.args, train_dataset=data)
+    with Waits() as theirs:
+        plain.train()
+    with Waits() as ours:
+        trainer.train()
+    assert alrc.num_updates == 6
+    assert ours.number == theirs.number + once  # in sequence mode, the check of the first loss
+    assert theirs.number > 0
 
 
 # What is refused, and the hook
