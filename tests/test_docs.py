@@ -14,6 +14,12 @@ from table import ROWS
 
 import alrc
 
+pytestmark = [
+    # Lightning 2.6 asks PyTorch 2.13's pytree in a way that this one deprecates,
+    pytest.mark.filterwarnings(r"ignore:`isinstance\(treespec, LeafSpec\)`:FutureWarning"),
+    # and wants a process for loading data, which is slower where they are tiny.
+    pytest.mark.filterwarnings("ignore:The 'train_dataloader' does not have many workers"),
+]
 ROOT = Path(__file__).parents[1]
 MODULES = sorted(m.name for m in pkgutil.walk_packages(alrc.__path__, "alrc."))
 PAGES = sorted(
@@ -34,7 +40,8 @@ def test_the_public_names_have_examples_that_are_found() -> None:
     torch = ("alrc.torch.ALRC", "alrc.torch.clip", "alrc.torch.init", "alrc.rule.Moments")
     jax = ("alrc.jax.clip", "alrc.jax.init", "alrc.jax.scale_by_alrc")
     keras = ("alrc.keras.ALRC", "alrc.keras.ALRCMixin", "alrc.keras.ALRCModel")
-    for name in ("alrc.settings.Settings", *torch, *jax, *keras):
+    lightning = ("alrc.integrations.lightning.ALRCCallback",)
+    for name in ("alrc.settings.Settings", *torch, *jax, *keras, *lightning):
         module, _, attribute = name.rpartition(".")
         public = getattr(importlib.import_module(module), attribute)
         assert any(test.examples for test in finder.find(public)), name

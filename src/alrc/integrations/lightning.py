@@ -1,0 +1,206 @@
+"""A callback for Lightning that limits losses without a change to the LightningModule."""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+try:
+    from lightning.pytorch import Callback, LightningModule, Trainer
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        "alrc.integrations.lightning needs Lightning, which is not installed here. Install it "
+        'with: pip install "alrc[lightning]"',
+        name=error.name,
+    ) from error
+import torch
+from torch import Tensor
+
+from alrc.integrations.root import limit_gradient
+from alrc.torch import ALRC
+
+__all__ = ["ALRCCallback"]
+
+
+class ALRCCallback(Callback):
+    """Scales the gradient of each training loss as :class:`alrc.torch.ALRC` would.
+
+    The same training as with ``return alrc(loss)`` in ``training_step``, whatever the precision,
+    the accumulation and the strategy; only the loss that Lightning reports stays as it was. The
+    moments are saved in Lightning's checkpoints, and training goes on from them as if never
+    interrupted. Losses of validation and test move nothing.
+
+    ALRC sees the loss that ``training_step`` returns, not divided by
+    ``accumulate_grad_batches`` and not multiplied by the scaler of float16, so that its limit
+    keeps its unit. With several processes all of them share one limit; each must then call
+    ``backward`` equally often.
+
+    To limit each example by itself, or to mask some, call :class:`alrc.torch.ALRC` in
+    ``training_step`` instead: a callback sees no more than the loss of the batch.
+
+    Args:
+        num_stddev: As in :class:`alrc.torch.ALRC`, like the six after it.
+        decay: Share of the old moments kept at each backward pass.
+        mu1_start: First estimate of the mean loss.
+        mu2_start: First estimate of the mean squared loss.
+        num_stddev_below: Standard deviations below the mean at which low losses are raised.
+        warmup: Losses to watch before the first is limited.
+        center: Point towards which gradients are scaled.
+        name: What its logged metrics start with, and what tells its state from that of another
+            ALRCCallback in the same checkpoint.
+        backward: Manual optimization only: which ``manual_backward`` of each training batch this
+            callback limits, counted from 0. Two losses of different meaning need a limit each:
+            ``ALRCCallback(name="discriminator", backward=0)`` and
+            ``ALRCCallback(name="generator", backward=1)``. Where their order varies from batch
+            to batch, call one :class:`alrc.torch.ALRC` for each loss in ``training_step``. None:
+            every backward pass goes through this callback.
+
+    Attributes:
+        alrc: The :class:`alrc.torch.ALRC` that keeps the moments and counts.
+
+    Logs:
+        At each step that the trainer logs, under ``name``, ``alrc`` unless given: ``alrc/loss``,
+        the loss ALRC saw (with several processes, that of the first); ``alrc/limit``,
+        ``alrc/mean`` and ``alrc/stddev``, what it was judged by; ``alrc/clipped_fraction`` and
+        ``alrc/nonfinite``, the share of limited losses and the number of NaN and infinite ones
+        since the start. Of several losses since the last step, those of the last.
+
+    Raises:
+        TypeError: If a setting is of the wrong type.
+        ValueError: If a setting is out of range; when training starts, if ``backward`` is given
+            and the module has automatic optimization.
+        RuntimeError: When a checkpoint is loaded, if the state in it is damaged.
+
+    Example:
+        >>> import torch
+        >>> from lightning.pytorch import LightningModule, Trainer
+        >>> from alrc.integrations.lightning import ALRCCallback
+        >>> class Regression(LightningModule):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.net = torch.nn.Linear(1, 1)
+        ...     def training_step(self, batch):
+        ...         return self.net(batch).square().mean()
+        ...     def configure_optimizers(self):
+        ...         return torch.optim.SGD(self.parameters(), lr=1e-3)
+        >>> callback = ALRCCallback(num_stddev=2.0)
+        >>> trainer = Trainer(
+        ...     callbacks=[callback], max_epochs=1, accelerator="cpu", barebones=True
+        ... )
+        >>> data = torch.ones(80, 1)
+        >>> data[76:] = 100.0  # the last batch
+        >>> trainer.fit(Regression(), torch.utils.data.DataLoader(data, batch_size=4))
+        >>> print(callback.alrc.num_clipped.item(), "of", callback.alrc.num_losses.item())
+        1 of 20
+    """
+
+    def __init__(
+        self,
+        num_stddev: float = 3.0,
+        decay: float = 0.999,
+        mu1_start: float | None = None,
+        mu2_start: float | None = None,
+        *,
+        num_stddev_below: float | None = None,
+        warmup: int = 10,
+        center: Literal["zero", "mean"] = "zero",
+        name: str = "alrc",
+        backward: int | None = None,
+    ) -> None:
+        if not isinstance(name, str):
+            raise TypeError(
+                "ALRCCallback: name must be a str, because metrics are logged under it; got "
+                f"{name!r}. Type name='generator', say."
+            )
+        if backward is not None and (isinstance(backward, bool) or not isinstance(backward, int)):
+            raise TypeError(
+                "ALRCCallback: backward must be a whole number, or None for every backward pass; "
+                f"got {backward!r}. Type backward=0 for the first manual_backward of each batch."
+            )
+        if backward is not None and backward < 0:
+            raise ValueError(
+                "ALRCCallback: backward must be 0 or more, because passes are counted from the "
+                f"first of each batch; got {backward}. Type backward=0 for the first."
+            )
+        self.alrc = ALRC(
+            num_stddev,
+            decay,
+            mu1_start,
+            mu2_start,
+            num_stddev_below=num_stddev_below,
+            warmup=warmup,
+            center=center,
+        )
+        self.name, self.backward = name, backward
+        self._num_backwards = 0  # of this batch
+        self._seen: dict[str, Tensor] = {}  # what this batch will log
+
+    @property
+    def state_key(self) -> str:
+        """What the state is called in ``checkpoint["callbacks"]``."""
+        return f"{type(self).__qualname__}[name={self.name}]"
+
+    def state_dict(self) -> dict[str, Any]:
+        """A copy of the moments and counts, which loads with ``weights_only=True``."""
+        # Copied, because a checkpoint may be written while training goes on.
+        return {key: value.clone() for key, value in self.alrc.state_dict().items()}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Goes on from what ``state_dict()`` returned."""
+        self.alrc.load_state_dict(state_dict)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.backward is not None and pl_module.automatic_optimization:
+            raise ValueError(
+                "ALRCCallback: backward must be None for a module with automatic optimization, "
+                f"which has one backward pass for each loss; got {self.backward}. Leave backward "
+                "out, or set automatic_optimization = False in the module."
+            )
+        self.alrc.to(trainer.strategy.root_device)
+        self.alrc.sync = trainer.world_size > 1
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        self._num_backwards = 0
+
+    def on_before_backward(
+        self, trainer: Trainer, pl_module: LightningModule, loss: Tensor
+    ) -> None:
+        self._num_backwards += 1
+        if self.backward not in (None, self._num_backwards - 1):
+            return
+        alrc, scale = self.alrc, _scale(trainer, pl_module, loss)
+        if trainer.loggers:  # read before the call, which waits for other ranks anyway
+            self._seen = {
+                "loss": loss.detach() * scale,
+                "limit": alrc.threshold,
+                "mean": alrc.mu1,
+                "stddev": alrc.variance.sqrt(),
+            }
+        limit_gradient(alrc, loss, scale)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        if not self._seen:
+            return
+        # Tensors at every step, none of which is read: Lightning picks the steps it writes.
+        metrics = {
+            **self._seen,
+            "clipped_fraction": self.alrc.num_clipped / self.alrc.num_losses.clamp(min=1),
+            "nonfinite": self.alrc.num_nonfinite.float(),
+        }
+        self._seen = {}
+        named = {f"{self.name}/{key}": value for key, value in metrics.items()}
+        # No batch size goes in here; where Lightning can't infer one, it demands it nonetheless.
+        pl_module.log_dict(named, on_step=True, on_epoch=False, batch_size=1)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.alrc.state_dict()  # waits for what is under way while the other ranks are still there
+
+
+def _scale(trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> float | Tensor:
+    """What makes the loss that is about to go backward the loss that the module returned."""
+    scale = float(trainer.accumulate_grad_batches) if pl_module.automatic_optimization else 1.0
+    scaler = getattr(trainer.precision_plugin, "scaler", None)
+    if scaler is None:
+        return scale
+    # What a loss of 1 is multiplied by, on its device: get_scale() would wait for that.
+    one = torch.ones((), dtype=torch.float32, device=loss.device)
+    scaled: Tensor = scaler.scale(one)
+    return scale / scaled
