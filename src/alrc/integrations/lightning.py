@@ -57,11 +57,11 @@ class ALRCCallback(Callback):
         alrc: The :class:`alrc.torch.ALRC` that keeps the moments and counts.
 
     Logs:
-        At each step that the trainer logs, under ``name``, ``alrc`` unless given: ``alrc/loss``,
-        the loss ALRC saw (with several processes, that of the first); ``alrc/limit``,
-        ``alrc/mean`` and ``alrc/stddev``, what it was judged by; ``alrc/clipped_fraction`` and
+        At each step that the trainer logs, under ``name``: ``alrc/loss``, the last loss that
+        ALRC saw (with several processes, that of the first); ``alrc/limit``, ``alrc/mean`` and
+        ``alrc/stddev``, by which the next loss is judged; ``alrc/clipped_fraction`` and
         ``alrc/nonfinite``, the share of limited losses and the number of NaN and infinite ones
-        since the start. Of several losses since the last step, those of the last.
+        since the start.
 
     Raises:
         TypeError: If a setting is of the wrong type.
@@ -131,7 +131,7 @@ class ALRCCallback(Callback):
         )
         self.name, self.backward = name, backward
         self._num_backwards = 0  # of this batch
-        self._seen: dict[str, Tensor] = {}  # what this batch will log
+        self._loss: Tensor | None = None  # the last that ALRC saw, for the log
 
     @property
     def state_key(self) -> str:
@@ -166,32 +166,43 @@ class ALRCCallback(Callback):
         self._num_backwards += 1
         if self.backward not in (None, self._num_backwards - 1):
             return
-        alrc, scale = self.alrc, _scale(trainer, pl_module, loss)
-        if trainer.loggers:  # read before the call, which waits for other ranks anyway
-            self._seen = {
-                "loss": loss.detach() * scale,
-                "limit": alrc.threshold,
-                "mean": alrc.mu1,
-                "stddev": alrc.variance.sqrt(),
-            }
-        limit_gradient(alrc, loss, scale)
+        scale = _scale(trainer, pl_module, loss)
+        limit_gradient(self.alrc, loss, scale)
+        if trainer.loggers:
+            self._loss = loss.detach().float() * scale
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        if not self._seen:
+        if self._loss is None or not _logs(trainer, pl_module):
             return
-        # Tensors at every step, none of which is read: Lightning picks the steps it writes.
+        alrc = self.alrc
         metrics = {
-            **self._seen,
-            "clipped_fraction": self.alrc.num_clipped / self.alrc.num_losses.clamp(min=1),
-            "nonfinite": self.alrc.num_nonfinite.float(),
+            "loss": self._loss,
+            "limit": alrc.threshold,
+            "mean": alrc.mean,
+            "stddev": alrc.variance.sqrt(),
+            "clipped_fraction": alrc.num_clipped / alrc.num_losses.clamp(min=1),
+            "nonfinite": alrc.num_nonfinite.float(),
         }
-        self._seen = {}
         named = {f"{self.name}/{key}": value for key, value in metrics.items()}
         # No batch size goes in here; where Lightning can't infer one, it demands it nonetheless.
         pl_module.log_dict(named, on_step=True, on_epoch=False, batch_size=1)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.alrc.state_dict()  # waits for what is under way while the other ranks are still there
+
+
+def _logs(trainer: Trainer, pl_module: LightningModule) -> bool:
+    """True at the end of a batch after which the trainer writes its log.
+
+    At all others ``log`` would be in vain, and for six metrics takes longer than a small training
+    step.
+    """
+    number: int = trainer.log_every_n_steps  # type: ignore[attr-defined] # set from outside
+    # Optimizer steps; a batch with several of them is one step of the log.
+    automatic = pl_module.automatic_optimization
+    step = trainer.global_step if automatic else trainer.fit_loop.total_batch_idx + 1
+    due = number > 0 and step % number == 0
+    return bool(trainer.loggers) and (due or trainer.should_stop)
 
 
 def _scale(trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> float | Tensor:

@@ -1,0 +1,84 @@
+"""Trains on two processes, as a user starts it: ``python lightning_ranks.py FOLDER``.
+
+Lightning starts the second process itself. Each writes what it saw to ``FOLDER/<rank>.json``.
+"""
+
+import json
+import sys
+import warnings
+from pathlib import Path
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from alrc.integrations.lightning import ALRCCallback
+
+SETTINGS = {"num_stddev": 1.0, "decay": 0.9, "warmup": 3}
+LEARNING_RATE, ACCUMULATED = 0.05, 2
+
+
+def batches(rank: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Losses of the second process are larger, so that a limit of its own would be another."""
+    generator = torch.Generator().manual_seed(rank)
+    x = torch.randn(16, 4, 3, generator=generator)
+    y = torch.randn(16, 4, 1, generator=generator) * (1 + rank)
+    y[5 + rank :: 6] *= 5  # outliers, now of the one, now of the other
+    return list(zip(x, y, strict=True))
+
+
+def net() -> torch.nn.Linear:
+    torch.manual_seed(0)
+    return torch.nn.Linear(3, 1)
+
+
+class Regression(LightningModule):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = net()
+
+    def train_dataloader(self):
+        return Batches(batches(self.global_rank))
+
+    def training_step(self, batch):
+        return torch.nn.functional.mse_loss(self.net(batch[0]), batch[1])
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), LEARNING_RATE)
+
+
+class Batches(list):
+    """One loader of all of them; Lightning would take a plain list for a loader in each item."""
+
+
+class Recorder(Callback):
+    def __init__(self, callback: ALRCCallback) -> None:
+        self.callback, self.steps = callback, []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        parameters = torch.cat([p.detach().flatten() for p in pl_module.parameters()])
+        self.steps.append(
+            {
+                "state": self.callback.alrc.to_dict(),
+                "loss": outputs["loss"].item() * ACCUMULATED,
+                "parameters": parameters.tolist(),
+            }
+        )
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    callback = ALRCCallback(**SETTINGS)
+    recorder = Recorder(callback)
+    trainer = Trainer(
+        callbacks=[callback, recorder],
+        strategy="ddp",
+        accelerator="cpu",
+        devices=2,
+        accumulate_grad_batches=ACCUMULATED,
+        max_epochs=1,
+        barebones=True,
+    )
+    trainer.fit(Regression())
+    path = Path(sys.argv[1], f"{trainer.global_rank}.json")
+    path.write_text(json.dumps({"steps": recorder.steps, "end": callback.alrc.to_dict()}))
