@@ -10,11 +10,13 @@ from pathlib import Path
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import CSVLogger
 
 from alrc.integrations.lightning import ALRCCallback
+from alrc.torch import ALRC
 
 SETTINGS = {"num_stddev": 1.0, "decay": 0.9, "warmup": 3}
-LEARNING_RATE, ACCUMULATED = 0.05, 2
+LEARNING_RATE, ACCUMULATED, LOGGED = 0.05, 2, 3
 
 
 def batches(rank: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -51,25 +53,29 @@ class Batches(list):
 
 
 class Recorder(Callback):
-    def __init__(self, callback: ALRCCallback) -> None:
-        self.callback, self.steps = callback, []
+    def __init__(self, alrc: ALRC) -> None:
+        self.alrc, self.steps, self.states = alrc, [], []
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
+        if batch_idx > 0:  # not right after the batch, where reading would wait for the other rank
+            self.states.append(self.alrc.to_dict())
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
         parameters = torch.cat([p.detach().flatten() for p in pl_module.parameters()])
-        self.steps.append(
-            {
-                "state": self.callback.alrc.to_dict(),
-                "loss": outputs["loss"].item() * ACCUMULATED,
-                "parameters": parameters.tolist(),
-            }
-        )
+        loss = outputs["loss"].item() * ACCUMULATED
+        self.steps.append({"loss": loss, "parameters": parameters.tolist()})
+
+    def on_fit_end(self, trainer, pl_module) -> None:
+        # Read in a way that waits for nothing: it has to be there already.
+        self.states.append({name: buffer.item() for name, buffer in self.alrc.named_buffers()})
 
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
+    folder = Path(sys.argv[1])
     callback = ALRCCallback(**SETTINGS)
-    recorder = Recorder(callback)
+    recorder = Recorder(callback.alrc)
     trainer = Trainer(
         callbacks=[callback, recorder],
         strategy="ddp",
@@ -77,8 +83,12 @@ if __name__ == "__main__":
         devices=2,
         accumulate_grad_batches=ACCUMULATED,
         max_epochs=1,
-        barebones=True,
+        logger=CSVLogger(folder, name="", version=""),
+        log_every_n_steps=LOGGED,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
     )
     trainer.fit(Regression())
-    path = Path(sys.argv[1], f"{trainer.global_rank}.json")
-    path.write_text(json.dumps({"steps": recorder.steps, "end": callback.alrc.to_dict()}))
+    path = folder / f"{trainer.global_rank}.json"
+    path.write_text(json.dumps({"steps": recorder.steps, "states": recorder.states}))

@@ -445,9 +445,9 @@ def test_two_processes_of_ddp_share_one_limit_at_every_step(tmp_path) -> None:
     )
     assert run.returncode == 0, run.stderr
     ranks = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
-    states = [[step["state"] for step in rank["steps"]] for rank in ranks]
+    states = [rank["states"] for rank in ranks]
     assert states[0] == states[1]
-    assert ranks[0]["end"] == ranks[1]["end"] == states[0][-1]
+    assert len(states[0]) == len(ranks[0]["steps"]) == 16
     net, number = lightning_ranks.net(), lightning_ranks.ACCUMULATED
     optimizer = torch.optim.SGD(net.parameters(), lightning_ranks.LEARNING_RATE)
     reference = Reference(**lightning_ranks.SETTINGS)
@@ -476,6 +476,12 @@ def test_two_processes_of_ddp_share_one_limit_at_every_step(tmp_path) -> None:
             rel=1e-5,
         )
     assert reference.num_clipped > 2
+    rows, interval = logged(tmp_path), number * lightning_ranks.LOGGED
+    for row, state in zip(rows, states[0][interval - 1 :: interval], strict=True):
+        assert row["alrc/mean"] == pytest.approx(state["mean"])
+        fraction = state["num_clipped"] / state["num_losses"]
+        assert row["alrc/clipped_fraction"] == pytest.approx(fraction)
+    assert fraction > 0
 
 
 def test_one_process_starts_no_collectives_even_after_many_did() -> None:
@@ -483,6 +489,13 @@ def test_one_process_starts_no_collectives_even_after_many_did() -> None:
     callback.alrc.sync = True
     fit(Regression(), callback, max_epochs=1)
     assert callback.alrc.sync is False
+
+
+def test_the_moments_go_to_the_device_of_the_training() -> None:
+    callback = ALRCCallback()
+    strategy = SimpleNamespace(root_device=torch.device("meta"))
+    callback.on_fit_start(SimpleNamespace(strategy=strategy, world_size=1), Regression())
+    assert {buffer.device.type for buffer in callback.alrc.buffers()} == {"meta"}
 
 
 # Logging
@@ -546,7 +559,7 @@ def test_lightning_is_handed_metrics_only_at_the_steps_it_logs(tmp_path) -> None
     fit(Noting(), ALRCCallback(), logger=logger, log_every_n_steps=5)
     assert steps == [5, 10, 15, 20, 25, 30]
     assert [row["step"] for row in logged(tmp_path)] == [4, 9, 14, 19, 24, 29]
-    fit(Noting(), ALRCCallback(), max_epochs=1)  # without a logger
+    fit(Noting(), ALRCCallback(), max_epochs=1, log_every_n_steps=5)  # without a logger
     fit(Noting(), ALRCCallback(), max_epochs=1, logger=logger, log_every_n_steps=0)
     assert len(steps) == 6
 
@@ -592,7 +605,7 @@ def test_a_loss_that_is_not_there_at_the_steps_that_are_logged_is_logged(tmp_pat
             for _ in range(2 if batch_idx % 3 == 0 else 1):
                 optimizer.zero_grad()
                 self.manual_backward(loss, retain_graph=True)
-            optimizer.step()
+                optimizer.step()
 
     callback, losses = ALRCCallback(name="rare", backward=1), []
     logger = CSVLogger(tmp_path, name="", version="")

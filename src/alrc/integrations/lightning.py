@@ -168,8 +168,7 @@ class ALRCCallback(Callback):
             return
         scale = _scale(trainer, pl_module, loss)
         limit_gradient(self.alrc, loss, scale)
-        if trainer.loggers:
-            self._loss = loss.detach().float() * scale
+        self._loss = loss.detach().float() * scale
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         if self._loss is None or not _logs(trainer, pl_module):
