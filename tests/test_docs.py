@@ -84,3 +84,22 @@ def test_every_test_in_the_agreement_table_exists_for_every_row() -> None:
         (function,) = [getattr(m, test) for m in modules if hasattr(m, test)]
         (rows,) = [m.args[1] for m in function.pytestmark if m.args[0] == "row"]
         assert list(rows) == list(ROWS), test
+
+
+def test_each_cell_of_the_matrix_of_stacks_names_a_test_that_exists() -> None:
+    page = (ROOT / "docs/training.md").read_text()
+    section = page.split("## What works")[1].split("\n## ")[0]
+    head, _, *rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in section.splitlines()
+        if line.startswith("|")
+    ]
+    assert len(head) == 7
+    assert len(rows) == 6
+    for stack, *cells in rows:
+        for feature, cell in zip(head[1:], cells, strict=True):
+            (named,) = re.findall(r"^\[(.+)\]\(\.\./tests/(test_\w+\.py)\)$", cell)
+            words, file = named
+            source = (ROOT / "tests" / file).read_text()
+            test = f"def test_{words.replace(' ', '_')}("
+            assert f"\n{test}" in source, f"{stack}, {feature}: {file}"

@@ -124,8 +124,12 @@ def test_keras_without_its_backend_says_what_to_install(monkeypatch) -> None:
 
 def test_public_names() -> None:
     from alrc import jax, keras, torch
+    from alrc.integrations import lightning, loggers, transformers
 
     assert alrc.__all__ == ["Settings", "__version__"]
     assert torch.__all__ == ["ALRC", "Moments", "clip", "init"]
     assert keras.__all__ == ["ALRC", "ALRCMixin", "ALRCModel"]
+    assert lightning.__all__ == ["ALRCCallback"]
+    assert transformers.__all__ == ["ALRCTrainerCallback", "ALRCTrainerMixin"]
+    assert loggers.__all__ == ["Spike", "Watch", "read_spikes", "to_csv", "to_tensorboard"]
     assert jax.__all__ == ["Moments", "clip", "init", "scale_by_alrc"]
