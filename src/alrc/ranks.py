@@ -19,6 +19,11 @@ Sync = Any  # bool or ProcessGroup, which a build of PyTorch without torch.distr
 def check(sync: Sync) -> None:
     if isinstance(sync, bool) or (dist.is_available() and isinstance(sync, dist.ProcessGroup)):
         return
+    if dist.is_available() and _is_no_member(sync):
+        raise ValueError(
+            "ALRC: sync must be a process group that this rank belongs to; got one that it does "
+            "not. Give each rank the group that it is in."
+        )
     raise TypeError(
         "ALRC: sync must be True for all ranks, False, or the process group of the ranks that "
         f"share one limit; got {sync!r} of type {type(sync).__name__}. Pass sync=True, or what "
@@ -26,8 +31,24 @@ def check(sync: Sync) -> None:
     )
 
 
+def _is_no_member(sync: Sync) -> bool:
+    """True for what new_group() returns on a rank that is not in the group, which is a number."""
+    other = dist.GroupMember.NON_GROUP_MEMBER
+    return type(sync) is type(other) and bool(sync == other)
+
+
+def check_picklable(sync: Sync) -> None:
+    if not isinstance(sync, bool):
+        raise TypeError(
+            "ALRC: sync must be True or False where the module is pickled, because a process group "
+            f"lives in one program; got sync={type(sync).__name__}. Save alrc.state_dict() "
+            "instead, or set alrc.sync again after loading. copy.deepcopy(alrc) shares the group."
+        )
+
+
 def many(sync: Sync) -> bool:
     """True if there are other ranks to share a limit with; a program started as one has none."""
+    check(sync)
     if sync is False or not (dist.is_available() and dist.is_initialized()):
         return False
     return dist.get_world_size(_group(sync)) != 1
@@ -44,21 +65,28 @@ def exchange(
     group = _group(sync)
     # In float64, in which counts are exact too; fewer numbers would not arrive any sooner.
     numbers = torch.stack([torch.as_tensor(x).double() for x in (*summary, *counts)])
-    size = dist.get_world_size(group)
-    if size < 1:
-        raise ValueError(
-            "ALRC: sync must be a process group that this rank belongs to; got one that it does "
-            "not. Give each rank the group that it is in."
-        )
     # Each rank's numbers in a row of its own: a sum with zeros is exact, and every backend and the
     # compiler know it, which is not so of the ways to gather.
-    rows = numbers.new_zeros(size, *numbers.shape)
+    rows = numbers.new_zeros(dist.get_world_size(group), *numbers.shape)
     rows[dist.get_rank(group)] = numbers
-    work = _explained(lambda: dist.all_reduce(rows, group=group, async_op=async_op))
+    try:
+        work = dist.all_reduce(rows, group=group, async_op=async_op)
+    except RuntimeError as error:
+        raise _failure(error) from error
 
     def wait() -> tuple[Summary, Counts]:
         if work is not None:
-            _explained(work.wait)
+            if torch.compiler.is_compiling():
+                raise RuntimeError(
+                    "ALRC: with sync, a call outside of torch.compile has left an exchange of "
+                    "moments under way, for which a compiled graph cannot wait. Read the state "
+                    "before the graph is called, for example alrc.num_updates, or pass "
+                    "async_op=False."
+                )
+            try:
+                work.wait()
+            except RuntimeError as error:
+                raise _failure(error) from error
         columns = rows.unbind(1)
         sums = (column.sum(0).long() for column in columns[3:])
         return rule.combine(torch, *columns[:3]), Counts(*sums)
@@ -70,16 +98,10 @@ def _group(sync: Sync) -> Any:
     return None if sync is True else sync
 
 
-def _explained(collective: Callable[[], Any]) -> Any:
-    """What the collective returns; if it fails, an error that says what that means here."""
-    if torch.compiler.is_compiling():
-        return collective()
-    try:
-        return collective()
-    except RuntimeError as error:
-        raise RuntimeError(
-            "ALRC: with sync, every rank must make the same calls in training; the exchange of "
-            "moments failed, because a rank has died, or made no call within the process group's "
-            "timeout. Look for the first error of the other ranks; a rank without losses still "
-            f"calls alrc(loss) with an empty loss. Moments are as before that call. [{error}]"
-        ) from error
+def _failure(error: RuntimeError) -> RuntimeError:
+    return RuntimeError(
+        "ALRC: with sync, every rank must make the same calls in training; the exchange of moments "
+        "failed, because a rank has died, or made no call within the process group's timeout. "
+        "Look for the first error of the other ranks; a rank without losses still calls "
+        f"alrc(loss) with an empty loss. Moments are as before that call. [{error}]"
+    )
