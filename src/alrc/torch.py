@@ -255,7 +255,7 @@ class ALRC(state.Readings, nn.Module):
 
     def reset_parameters(self) -> None:
         """Sets the moments to their start and the counts to 0; after ``to_empty()``, say."""
-        self._settle()
+        self._exchange = None
         self.mean.fill_(self.settings.start[0])
         self.variance.fill_(self.settings.start[1])
         for name in state.WHOLE:
@@ -294,7 +294,9 @@ class ALRC(state.Readings, nn.Module):
             >>> alrc.threshold  # 1.5 + 3 * sqrt(0.25)
             tensor(3.)
         """
-        for name, number in state.checked("ALRC", saved, self.settings.num_groups).items():
+        numbers = state.checked("ALRC", saved, self.settings.num_groups)
+        self._exchange = None  # what comes of it would be overwritten
+        for name, number in numbers.items():
             buffer = getattr(self, name)
             buffer.copy_(torch.tensor(number, dtype=buffer.dtype))
 
@@ -467,6 +469,7 @@ class ALRC(state.Readings, nn.Module):
             unexpected_keys.extend(k for k in state_dict if k.startswith(prefix) and k not in keys)
             return
         problems = []
+        buffers = dict(self.named_buffers(recurse=False))  # which waits for no exchange
         for name in state.NAMES:
             key, value = prefix + name, state_dict[prefix + name]
             if problem := inputs.problem(name, value, self.settings.shape):
@@ -477,10 +480,11 @@ class ALRC(state.Readings, nn.Module):
                 )
             else:
                 # With assign=True this very tensor becomes the buffer.
-                state_dict[key] = value.detach().to(getattr(self, name).dtype)
+                state_dict[key] = value.detach().to(buffers[name].dtype)
         if problems:
             error_msgs.extend(problems)
             return
+        self._exchange = None  # what comes of it would be overwritten
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
