@@ -1,5 +1,6 @@
 """Adaptive learning rate clipping for PyTorch: a module, and the pure functions beneath it."""
 
+import copy
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
@@ -448,9 +449,18 @@ class ALRC(state.Readings, nn.Module):
         self._settle()
         super()._save_to_state_dict(*args, **kwargs)
 
-    def __getstate__(self) -> Any:  # for copies and pickles
+    def __getstate__(self) -> Any:  # for pickles, and shallow copies
+        ranks.check_picklable(self.sync)
         self._settle()
         return super().__getstate__()  # type: ignore[no-untyped-call]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "ALRC":
+        self._settle()
+        memo[id(self.sync)] = self.sync  # a process group is shared: its ranks are what they are
+        twin: ALRC = self.__new__(type(self))
+        memo[id(self)] = twin
+        twin.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return twin
 
     def _load_from_state_dict(
         self,
