@@ -4,7 +4,7 @@ What is gathered is combined by every rank in the same order, so that moments ar
 them to the last bit, which a sum made along the way need not be.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -63,12 +63,19 @@ def exchange(
         What waits for it and returns the summary and the counts of all ranks.
     """
     group = _group(sync)
-    # In float64, in which counts are exact too; fewer numbers would not arrive any sooner.
-    numbers = torch.stack([torch.as_tensor(x).double() for x in (*summary, *counts)])
+    size, rank = dist.get_world_size(group), dist.get_rank(group)
     # Each rank's numbers in a row of its own: a sum with zeros is exact, and every backend and the
-    # compiler know it, which is not so of the ways to gather.
-    rows = numbers.new_zeros(dist.get_world_size(group), *numbers.shape)
-    rows[dist.get_rank(group)] = numbers
+    # compiler know it, which is not so of the ways to gather. In float64, in which counts are
+    # exact too; fewer numbers would not arrive any sooner.
+    if isinstance(summary.total, int):  # Python numbers, of losses on the CPU
+        own = [float(number) for number in (*summary, *counts)]
+        none = [0.0] * len(own)
+        table = [own if i == rank else none for i in range(size)]
+        rows = torch.tensor(table, dtype=torch.float64, device="cpu")
+    else:
+        numbers = torch.stack([number.double() for number in (*summary, *counts)])
+        rows = numbers.new_zeros(size, *numbers.shape)
+        rows[rank] = numbers
     try:
         work = dist.all_reduce(rows, group=group, async_op=async_op)
     except RuntimeError as error:
@@ -87,6 +94,9 @@ def exchange(
                 work.wait()
             except RuntimeError as error:
                 raise _failure(error) from error
+        # Decided by what is the same on every rank, so that their numbers are too.
+        if rows.dim() == 2 and rows.device.type == "cpu" and not torch.compiler.is_compiling():
+            return _combine(rows.tolist())
         columns = rows.unbind(1)
         sums = (column.sum(0).long() for column in columns[3:])
         return rule.combine(torch, *columns[:3]), Counts(*sums)
@@ -96,6 +106,21 @@ def exchange(
 
 def _group(sync: Sync) -> Any:
     return None if sync is True else sync
+
+
+def _combine(rows: list[list[float]]) -> tuple[Summary, Counts]:
+    """:func:`alrc.rule.combine` of Python floats, ten times faster than of small tensors."""
+    totals, shifts, spreads, *counts = zip(*rows, strict=True)
+    total = sum(totals)
+
+    def mean(values: Iterable[float]) -> float:
+        weighted: float = sum(x * y for x, y in zip(totals, values, strict=True))
+        return weighted / (total or 1.0)
+
+    shift = mean(shifts)
+    pairs = zip(shifts, spreads, strict=True)
+    spread = mean(within + (own - shift) * (own - shift) for own, within in pairs)
+    return Summary(total, shift, spread), Counts(*(int(sum(column)) for column in counts))
 
 
 def _failure(error: RuntimeError) -> RuntimeError:

@@ -390,9 +390,14 @@ class ALRC(state.Readings, nn.Module):
 
     def _advance(self, summary: Summary, counts: Counts) -> None:
         total, shift, spread = summary
-        moments = rule.advance(torch, self._moments(), shift, spread, total, self.settings)
-        for old, new in zip(self._moments(), moments, strict=True):
-            old.copy_(new)
+        buffers = moments = self._moments()
+        on_host = isinstance(total, float)
+        if on_host:
+            moments = Moments(*(moment.item() for moment in buffers))
+        xp = Floats if on_host else torch
+        moments = rule.advance(xp, moments, shift, spread, total, self.settings)
+        for old, new in zip(buffers, moments, strict=True):
+            old.fill_(new) if on_host else old.copy_(new)
         self._count(counts)
 
     def _count(self, counts: Counts) -> None:
