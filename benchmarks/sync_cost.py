@@ -7,14 +7,13 @@ own blocks: what else the machine does then meets all kinds alike. Prints the me
 the step's time relative to the step without sync, with an interval that holds the median of further
 rounds in 95 of 100 cases, first for ranks that exchange nothing else and then for
 DistributedDataParallel. "Nothing, again" shows what such a comparison is worth here, and "bare
-all_reduce" what remains if ALRC itself takes no time at all.
+all_reduce" what remains if all that ALRC itself does with the numbers takes no time.
 """
 
 import argparse
 import math
 import random
 import time
-import warnings
 from collections.abc import Callable
 from statistics import median
 
@@ -46,15 +45,19 @@ def stepper(net: nn.Module, limit: Callable[[Tensor], Tensor]) -> Callable[[], N
     return step
 
 
-def seconds(step: Callable[[], None], steps: int) -> float:
-    """Seconds per step of the slower rank, for which the other would wait sooner or later."""
+def seconds(step: Callable[[], None], steps: int) -> tuple[float, float]:
+    """Per step: seconds on the clock of the slower rank, and CPU seconds of all of them, averaged.
+
+    The clock also shows what else the machine does while one rank waits for the other.
+    """
     dist.barrier()
-    start = time.perf_counter()
+    start, cpu = time.perf_counter(), time.process_time()
     for _ in range(steps):
         step()
-    taken = torch.tensor((time.perf_counter() - start) / steps)
-    dist.all_reduce(taken, dist.ReduceOp.MAX)
-    return taken.item()
+    taken = torch.tensor([time.perf_counter() - start, time.process_time() - cpu]) / steps
+    dist.all_reduce(slowest := taken[:1].clone(), dist.ReduceOp.MAX)
+    dist.all_reduce(work := taken[1:].clone())
+    return slowest.item(), work.item() / dist.get_world_size()
 
 
 class Bare:
@@ -82,13 +85,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=60)
     parser.add_argument("--steps", type=int, default=10, help="steps of each block")
     options = parser.parse_args()
-    warnings.filterwarnings("ignore", message=".*")
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
     first = dist.get_rank() == 0
 
     seconds(stepper(network(16), ALRC()), 20)
-    depth = round(16 * TARGET / seconds(stepper(network(16), ALRC()), 40))
+    depth = round(16 * TARGET / seconds(stepper(network(16), ALRC()), 40)[1])
     dist.all_reduce(chosen := torch.tensor(depth), dist.ReduceOp.MAX)
     for name, wrap in (("alone", lambda net: net), ("DDP", DistributedDataParallel)):
         limits = {
@@ -100,19 +102,24 @@ def main() -> None:
         }
         kinds = {kind: stepper(wrap(network(int(chosen))), limit) for kind, limit in limits.items()}
         order = random.Random(0)
-        times: dict[str, list[float]] = {kind: [] for kind in kinds}
+        times: dict[str, list[tuple[float, float]]] = {kind: [] for kind in kinds}
         for step in kinds.values():
             seconds(step, options.steps)
         for _ in range(options.rounds):
             for kind in order.sample(list(kinds), len(kinds)):
                 times[kind].append(seconds(kinds[kind], options.steps))
-        if first:
-            print(f"{name}: {median(times['nothing']) * 1e3:.2f} ms per step, {chosen} layers")
-            for kind in kinds:
+        if not first:
+            continue
+        clock, cpu = (median(both[i] for both in times["nothing"]) * 1e3 for i in range(2))
+        print(f"{name}: {clock:.2f} ms per step, {cpu:.2f} ms of CPU time, {chosen} layers")
+        print(f"{'':18}{'clock':24}CPU time")
+        for kind in list(kinds)[1:]:
+            for i in range(2):
                 pairs = zip(times[kind], times["nothing"], strict=True)
-                ratios = [one / other for one, other in pairs]
+                ratios = [one[i] / other[i] for one, other in pairs]
                 low, high = interval(ratios)
-                print(f"  {kind:16} {median(ratios):6.3f}   [{low:.3f}, {high:.3f}]")
+                cell = f"{median(ratios):.3f}  [{low:.3f}, {high:.3f}]"
+                print(cell if i else f"  {kind:16}{cell:24}", end="\n" if i else "")
     dist.destroy_process_group()
 
 

@@ -226,10 +226,15 @@ def in_inference_mode(alrc: ALRC) -> Any:
         return alrc.to_dict()
 
 
+def numbers_of(module: nn.Module) -> dict[str, float]:
+    """The state_dict as numbers; its tensors are the buffers themselves, which go on changing."""
+    return {name: value.item() for name, value in module.state_dict().items()}
+
+
 COUNTS = ("num_updates", "num_losses", "num_clipped", "num_nonfinite")
 READERS: dict[str, Callable[[ALRC], Any]] = {
-    "state_dict": lambda alrc: dict(alrc.state_dict()),
-    "state_dict of a model": lambda alrc: dict(nn.ModuleList([alrc]).state_dict()),
+    "state_dict": numbers_of,
+    "state_dict of a model": lambda alrc: numbers_of(nn.ModuleList([alrc])),
     "to_dict": lambda alrc: alrc.to_dict(),
     "deepcopy": lambda alrc: copy.deepcopy(alrc).to_dict(),
     "copy": lambda alrc: copy.copy(alrc).to_dict(),
@@ -556,7 +561,7 @@ def skipped(rank: int, world: int) -> Any:
             error = error_of(
                 lambda alrc=alrc: (alrc(call(case, 4, rank, world).loss), alrc.threshold)
             )
-        saved = {key: value.item() for key, value in alrc.state_dict().items()}
+        saved = numbers_of(alrc)
         seen[async_op] = before, error, alrc.to_dict(), saved
         dist.barrier()
     return seen
@@ -582,7 +587,7 @@ def died(rank: int, world: int) -> Any:
 
         error = error_of(go_on)
         after = alrc.to_dict()
-        saved = {key: value.item() for key, value in alrc.state_dict().items()}
+        saved = numbers_of(alrc)
         error_of(lambda alrc=alrc: alrc(call(case, 50, rank, world).loss))  # leaves what will fail
         loading = error_of(lambda write=write, alrc=alrc: write(alrc))
         seen[name] = before, error, after, saved, loading, alrc.to_dict()

@@ -21,6 +21,8 @@ import torch.distributed as dist
 from reference import Reference
 from torch import nn
 
+from alrc import ranks
+from alrc.rule import Counts, Summary
 from alrc.torch import ALRC
 
 WORLDS = [2, 4]
@@ -72,6 +74,13 @@ def seen(tmp_path_factory):
         return [torch.load(path, weights_only=False) for path in paths]
 
     return load
+
+
+@pytest.fixture
+def world_of_one():
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
 
 
 # ALRC alone
@@ -407,17 +416,29 @@ def test_calls_inside_and_outside_of_a_graph_may_take_turns(seen, kind) -> None:
         assert rank[kind] == seen(2, "compiled_after_eager")[0][kind]
 
 
+UNDER_WAY = (
+    "ALRC: with sync, a call outside of torch.compile has left an exchange of moments under way, "
+    "for which a compiled graph cannot wait. Read the state before the graph is called, for "
+    "example alrc.num_updates, or pass async_op=False."
+)
+
+
 def test_a_graph_cannot_wait_for_what_a_call_outside_of_it_has_begun(seen) -> None:
-    words = (
-        "ALRC: with sync, a call outside of torch.compile has left an exchange of moments under "
-        "way, for which a compiled graph cannot wait. Read the state before the graph is called, "
-        "for example alrc.num_updates, or pass async_op=False."
-    )
     for rank in seen(2, "compiled_after_eager"):
         name, message = rank["one graph"]
         assert name == "Unsupported"
-        assert words in message
+        assert UNDER_WAY in message
         assert rank["after the error"]["num_updates"] == 1
+
+
+def test_what_a_graph_cannot_wait_for_is_said_word_for_word(world_of_one, monkeypatch) -> None:
+    wait = ranks.exchange(Summary(1, 0.0, 0.0), Counts(1, 0, 0), sync=True, async_op=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.compiler, "is_compiling", lambda: True)
+        with pytest.raises(RuntimeError) as error:
+            wait()
+    assert str(error.value) == UNDER_WAY
+    assert wait() == (Summary(1.0, 0.0, 0.0), Counts(1, 0, 0))
 
 
 # Failures
@@ -549,13 +570,6 @@ def behaves_as_without_sync(sync: Any) -> None:
 def test_without_torch_distributed_sync_changes_nothing() -> None:
     assert not dist.is_initialized()
     behaves_as_without_sync(True)
-
-
-@pytest.fixture
-def world_of_one():
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
 
 
 def test_in_a_world_of_one_rank_sync_changes_nothing(world_of_one) -> None:
