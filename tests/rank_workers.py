@@ -388,6 +388,69 @@ def ddp(rank: int, world: int) -> Any:
     return seen
 
 
+def ddp_resumed(rank: int, world: int) -> Any:
+    """The checkpoint of the first rank, saved while an exchange is under way, on all ranks."""
+
+    def build() -> tuple[Any, ALRC, torch.optim.Optimizer]:
+        alrc = limiter(sync=True)
+        wrapped = DistributedDataParallel(Net(alrc, inside=False))
+        return wrapped, alrc, torch.optim.Adam(wrapped.parameters(), lr=0.02)
+
+    def train(wrapped: Any, alrc: ALRC, optimizer: Any, steps: range) -> list[Any]:
+        trace = []
+        for step in steps:
+            learn(wrapped, [examples(step, rank)], optimizer, alrc)
+            trace.append((parameters(wrapped), alrc.to_dict()))
+        return trace
+
+    first = build()
+    train(*first, range(6))
+    learn(first[0], [examples(6, rank)], first[2], first[1])
+    file = io.BytesIO()
+    torch.save([part.state_dict() for part in first], file)
+    bytes_of_rank_0 = [file.getvalue()]
+    dist.broadcast_object_list(bytes_of_rank_0)
+    later = train(*first, range(7, 12))
+
+    second = build()
+    states = torch.load(io.BytesIO(bytes_of_rank_0[0]))
+    for part, state in zip(second, states, strict=True):
+        part.load_state_dict(state)
+    return {"later": later, "resumed": train(*second, range(7, 12))}
+
+
+def ddp_autocast(rank: int, world: int) -> Any:
+    """The losses that each rank computed in bfloat16, and the state after each step."""
+    alrc = limiter(sync=True)
+    net = Net(alrc, inside=False)
+    wrapped = DistributedDataParallel(net)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.02)
+    trace = []
+    for step in range(12):
+        with torch.autocast("cpu", torch.bfloat16):
+            learn(wrapped, [examples(step, rank)], optimizer, alrc)
+        kinds = [b.dtype for b in alrc.buffers()]
+        trace.append((parameters(net), net.seen, alrc.to_dict(), kinds))
+    return trace
+
+
+def fsdp2_accumulated(rank: int, world: int) -> Any:
+    """Three batches for a step, of which the last alone reduces gradients."""
+    alrc = limiter(sync=True)
+    net: Any = Net(alrc, inside=True)
+    fully_shard(net, mesh=init_device_mesh("cpu", (world,)))
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.02)
+    trace = []
+    for step in range(8):
+        optimizer.zero_grad()
+        for i in range(3):
+            net.set_requires_gradient_sync(i == 2)
+            net(*examples(3 * step + i, rank)).mean().backward()
+        optimizer.step()
+        trace.append((parameters(net), alrc.to_dict()))
+    return trace
+
+
 FSDP = {
     "inside, float32": (True, None),
     "beside, float32": (False, None),
@@ -600,6 +663,7 @@ def main(folder: Path) -> None:
     dist.init_process_group("gloo", timeout=timedelta(seconds=30))
     rank, world = dist.get_rank(), dist.get_world_size()
     scenarios = [alone, reading, copies, writing, collectives, ddp, fsdp2]
+    scenarios += [ddp_resumed, ddp_autocast, fsdp2_accumulated]
     # A graph is the same for any number of ranks, and takes each of them a while to compile.
     scenarios += [groups_of_two] if world == 4 else [compiled, compiled_after_eager]
     for scenario in [*scenarios, skipped, died]:

@@ -355,7 +355,7 @@ class ALRC(state.Readings, nn.Module):
             shift, spread = mean.item(), variance.item()
         size = loss.numel()
         counts = Counts(size, num_clipped, 0)
-        if self.sync and ranks.many(self.sync):
+        if self.sync is not False and ranks.many(self.sync):
             self._take_over(Summary(size, shift, spread), counts)
             return loss
         moments = rule.advance(Floats, moments, shift, spread, size, settings)
