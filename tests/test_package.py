@@ -35,7 +35,11 @@ ARROWS = {
     "alrc.integrations.lightning": {"alrc.integrations.root", "alrc.torch"},
     "alrc.integrations.transformers": {"alrc.integrations.root", "alrc.torch"},
     "alrc.integrations.spikes": set(),
-    "alrc.integrations.loggers": {"alrc.integrations.spikes", "alrc.torch"},
+    "alrc.integrations.loggers": {
+        "alrc.integrations.root",
+        "alrc.integrations.spikes",
+        "alrc.torch",
+    },
     "alrc.cli": {"alrc.lab"},
     "alrc.lab": {"alrc", "alrc.lab", "alrc.settings", "alrc.torch"},
 }

@@ -14,7 +14,7 @@ except ModuleNotFoundError as error:
 import torch
 from torch import Tensor
 
-from alrc.integrations.root import limit_gradient
+from alrc.integrations.root import limit_gradient, scalars
 from alrc.torch import ALRC
 
 __all__ = ["ALRCCallback"]
@@ -173,15 +173,7 @@ class ALRCCallback(Callback):
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         if self._loss is None or not _logs(trainer, pl_module):
             return
-        alrc = self.alrc
-        metrics = {
-            "loss": self._loss,
-            "limit": alrc.threshold,
-            "mean": alrc.mean,
-            "stddev": alrc.variance.sqrt(),
-            "clipped_fraction": alrc.num_clipped / alrc.num_losses.clamp(min=1),
-            "nonfinite": alrc.num_nonfinite.float(),
-        }
+        metrics = {"loss": self._loss, **scalars(self.alrc)}
         named = {f"{self.name}/{key}": value for key, value in metrics.items()}
         # No batch size goes in here; where Lightning can't infer one, it demands it nonetheless.
         pl_module.log_dict(named, on_step=True, on_epoch=False, batch_size=1)

@@ -16,6 +16,7 @@ except ModuleNotFoundError as error:
     ) from error
 from torch import Tensor
 
+from alrc.integrations.root import scalars
 from alrc.integrations.spikes import Spike, Table, of_rank, read_spikes
 from alrc.torch import ALRC, Moments, clip
 
@@ -295,25 +296,17 @@ factor=0.5)
         totals, self._totals, self._unlogged = self._totals, self._totals * 0, 0
         if not self._logs or self._rank != 0:
             return
-        alrc = self._alrc
-        columns = {
-            "loss": totals[0] / totals[1],
-            "limit": alrc.threshold,
-            "limit_below": alrc.threshold_below,
-            "mean": alrc.mean,
-            "stddev": alrc.variance.sqrt(),
-            "clipped_fraction": alrc.num_clipped / alrc.num_losses.clamp(min=1),
-            "nonfinite": alrc.num_nonfinite,
-        }
-        if alrc.settings.num_stddev_below is None:
-            del columns["limit_below"]
-        scalars = {}
+        settings = self._alrc.settings
+        columns = {"loss": totals[0] / totals[1], **scalars(self._alrc)}
+        if settings.num_stddev_below is not None:
+            columns["limit_below"] = self._alrc.threshold_below
+        named = {}
         for name, column in columns.items():
             for group, number in enumerate(column.reshape(-1).tolist()):
-                suffix = "" if alrc.settings.num_groups is None else f"/{group}"
-                scalars[f"{self.name}/{name}{suffix}"] = float(number)
+                suffix = "" if settings.num_groups is None else f"/{group}"
+                named[f"{self.name}/{name}{suffix}"] = float(number)
         for log in self._logs:
-            log(scalars, step=self.step)
+            log(named, step=self.step)
 
 
 def to_csv(path: str | os.PathLike[str]) -> Log:

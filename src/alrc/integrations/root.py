@@ -1,4 +1,4 @@
-"""Limiting the gradient of a loss that a trainer has already made, scaled and will report."""
+"""What every trainer needs: to limit the gradient of a loss that it made, and to show the state."""
 
 import torch
 from torch import Tensor
@@ -43,3 +43,28 @@ def limit_gradient(alrc: ALRC, loss: Tensor, scale: float | Tensor = 1.0) -> Ten
             lambda gradient: gradient * factor.to(gradient.dtype)
         )
     return factor
+
+
+def scalars(alrc: ALRC) -> dict[str, Tensor]:
+    """The state under the names that every log has, in float32 on the device of the moments.
+
+    Returns:
+        ``limit``, ``mean`` and ``stddev``, which the next losses will meet; ``clipped_fraction``,
+        the share of all losses so far that were limited; and ``nonfinite``, the number of NaN and
+        infinite ones. Each of the shape of the moments.
+
+    Example:
+        >>> import torch
+        >>> from alrc.torch import ALRC
+        >>> from alrc.integrations.root import scalars
+        >>> scalars(ALRC(mu1_start=1.0, mu2_start=5.0))  # doctest: +NORMALIZE_WHITESPACE
+        {'limit': tensor(7.), 'mean': tensor(1.), 'stddev': tensor(2.),
+         'clipped_fraction': tensor(0.), 'nonfinite': tensor(0.)}
+    """
+    return {
+        "limit": alrc.threshold,
+        "mean": alrc.mu1,
+        "stddev": alrc.variance.sqrt(),
+        "clipped_fraction": alrc.num_clipped / alrc.num_losses.clamp(min=1),
+        "nonfinite": alrc.num_nonfinite.float(),
+    }
