@@ -183,10 +183,14 @@ def test_the_state_of_another_number_of_groups_is_refused_in_words_and_not_taken
     alrc = ALRC(num_groups=2)
     alrc(torch.tensor([1.0, 5.0], requires_grad=True), group=torch.tensor([0, 1]))
     before = alrc.to_dict()
-    with pytest.raises(
-        RuntimeError, match=r"mean must be a real tensor of shape \(2,\); got shape"
-    ):
-        alrc.load_state_dict(ALRC(num_groups=3).state_dict())
+    for other, got in ((ALRC(num_groups=3), 3), (ALRC(), None)):
+        with pytest.raises(RuntimeError) as error:
+            alrc.load_state_dict(other.state_dict())
+        assert str(error.value).partition("\n\t")[2] == (
+            "ALRC: mean and the rest of the state must be that of num_groups=2; got that of "
+            f"num_groups={got}. Build ALRC with num_groups={got}, or remove ALRC's keys from the "
+            "checkpoint and load it with strict=False to start afresh."
+        )
     with pytest.raises(ValueError, match="saved") as error:
         alrc.load_dict(ALRC(num_groups=3).to_dict())
     assert str(error.value) == (
@@ -262,6 +266,14 @@ REFUSED = {
         "{who}: group must be one number or have the shape of loss; got a group of shape (3,) and "
         "losses of shape (2,). Pass group.expand_as(loss).",
     ),
+    "one for each row": (
+        {"num_groups": 3},
+        torch.ones(2, 3),
+        torch.tensor([0, 1]),
+        ValueError,
+        "{who}: group must be one number or have the shape of loss; got a group of shape (2,) and "
+        "losses of shape (2, 3). Pass group[:, None].expand_as(loss).",
+    ),
     "another device": (
         {"num_groups": 3},
         LOSS,
@@ -283,8 +295,8 @@ REFUSED = {
         LOSS,
         -1,
         ValueError,
-        "{who}: group must be from 0 to 2, because there are 3 groups; got -1 to -1. Pass a "
-        "larger num_groups, or other numbers.",
+        "{who}: group must be from 0 to 2, because there are 3 groups; got -1. Pass a larger "
+        "num_groups, or other numbers.",
     ),
 }
 

@@ -424,8 +424,8 @@ def test_a_damaged_state_is_refused_in_words() -> None:
         callback.load_state_dict(state)
     assert str(error.value) == (
         "Error(s) in loading state_dict for ALRC:\n\tALRC: mean must be finite in float32; got "
-        "nan. The checkpoint is damaged or not one of ALRC's: load another, or leave ALRC's keys "
-        "out of it (strict=False) to start afresh."
+        "nan. The checkpoint is damaged or not one of ALRC's: load another, or remove ALRC's keys "
+        "from it and load it with strict=False to start afresh."
     )
 
 

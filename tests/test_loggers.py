@@ -634,6 +634,15 @@ def test_an_impossible_interval_is_refused_in_words(every) -> None:
     )
 
 
+def test_a_log_that_is_no_function_is_refused_in_words() -> None:
+    with pytest.raises(TypeError) as error:
+        Watch(ALRC(), "scalars.csv")
+    assert str(error.value) == (
+        "Watch: log must be a function of (scalars, step=...), or several of them in a list; got "
+        "'scalars.csv'. Pass to_csv('scalars.csv'), say."
+    )
+
+
 def test_anything_but_the_module_is_refused_in_words() -> None:
     with pytest.raises(TypeError, match=r"^Watch: ") as error:
         Watch(nn.Sequential(ALRC()))

@@ -609,6 +609,24 @@ def test_without_torch_distributed_sync_changes_nothing() -> None:
     behaves_as_without_sync(True)
 
 
+def test_a_process_of_many_that_has_no_group_yet_is_refused_in_words(monkeypatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    alrc = ALRC(sync=True)
+    before = alrc.to_dict()
+    for losses in (torch.tensor(1.0), torch.tensor([1.0, math.nan])):
+        with pytest.raises(RuntimeError) as error:
+            alrc(losses.requires_grad_())
+        assert str(error.value) == (
+            "ALRC: with sync, torch.distributed must be initialised before the first call, because "
+            "this process is one of 2, as WORLD_SIZE says. Call "
+            "torch.distributed.init_process_group(), or pass sync=False for a limit for each "
+            "process."
+        )
+        assert alrc.to_dict() == before
+    alrc.sync = False
+    assert alrc(torch.tensor(1.0, requires_grad=True)) == 1.0
+
+
 def test_in_a_world_of_one_rank_sync_changes_nothing(world_of_one) -> None:
     behaves_as_without_sync(True)
     behaves_as_without_sync(dist.group.WORLD)

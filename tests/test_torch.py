@@ -555,7 +555,8 @@ def test_a_damaged_checkpoint_is_refused_in_words_and_nothing_is_taken_over(case
     assert str(error.value) == (
         "Error(s) in loading state_dict for ModuleDict:\n\t"
         f"ALRC: alrc.{name} must be {problem}. The checkpoint is damaged or not one of ALRC's: "
-        "load another, or leave ALRC's keys out of it (strict=False) to start afresh."
+        "load another, or remove ALRC's keys from it and load it with strict=False to start "
+        "afresh."
     )
     assert model.state_dict() == before
 

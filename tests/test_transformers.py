@@ -675,7 +675,7 @@ class Waits(TorchDispatchMode):
 def test_nothing_waits_for_the_device_between_logs(
     kind, options, once, tmp_path, monkeypatch
 ) -> None:
-    monkeypatch.setattr("alrc.inputs.is_readable", lambda _: False)  # as for losses on a GPU
+    monkeypatch.setattr("alrc.torch_inputs.is_readable", lambda _: False)  # as for losses on a GPU
     data, alrc = sequences(), ALRC(**SETTINGS)
     trainer = build(kind, tmp_path, alrc, language_model(), data, options=options, logging_steps=9)
     trainer.pop_callback(Recorder)

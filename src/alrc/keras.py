@@ -19,6 +19,7 @@ except ModuleNotFoundError as error:
     ) from error
 from keras import ops
 
+from alrc import keras_inputs as inputs
 from alrc import rule, state
 from alrc.rule import Groups, Moments
 from alrc.settings import Settings
@@ -142,8 +143,8 @@ class ALRC(state.Readings, keras.layers.Layer):  # type: ignore[misc, unused-ign
         training: bool = True,
         group: Tensor | None = None,
     ) -> Tensor:
-        _check(loss, mask)
-        groups = _groups(loss, group, self.settings)
+        inputs.check(loss, mask)
+        groups = inputs.groups(loss, group, self.settings)
         return self._limited(loss, mask, groups) if training else loss
 
     def _limited(
@@ -154,7 +155,7 @@ class ALRC(state.Readings, keras.layers.Layer):  # type: ignore[misc, unused-ign
         keep_values: bool = False,
     ) -> Tensor:
         """The losses limited, in value and gradient or in their gradients only."""
-        wide = loss if _dtype(loss) == "float64" else ops.cast(loss, "float32")
+        wide = loss if inputs.dtype(loss) == "float64" else ops.cast(loss, "float32")
         losses = ops.stop_gradient(wide)
         weights = None if mask is None else ops.cast(ops.stop_gradient(mask), losses.dtype)
         moments = Moments(
@@ -210,7 +211,7 @@ class ALRC(state.Readings, keras.layers.Layer):  # type: ignore[misc, unused-ign
         for name, value in state.checked("ALRC", saved, self.settings.num_groups).items():
             # A count too large for the weight is held at its largest.
             weight = getattr(self, name)
-            largest = _LARGEST[_dtype(weight)] if name in state.WHOLE else math.inf
+            largest = _LARGEST[inputs.dtype(weight)] if name in state.WHOLE else math.inf
             groups = isinstance(value, list)
             weight.assign([min(x, largest) for x in value] if groups else min(value, largest))
 
@@ -224,7 +225,7 @@ class ALRC(state.Readings, keras.layers.Layer):  # type: ignore[misc, unused-ign
         return {name: ops.convert_to_numpy(tensor) for name, tensor in tensors}
 
     def load_own_variables(self, store: Any) -> None:
-        saved = {name: _number(store[name]) for name in store.keys()}  # noqa: SIM118 - it is no dict
+        saved = {name: inputs.number(store[name]) for name in store.keys()}  # noqa: SIM118 - it is no dict
         # After a refusal Keras tries another place, where there is nothing, and tells of that one.
         before, self._refusal = self._refusal, None
         if before and not saved:
@@ -306,7 +307,7 @@ class ALRCMixin:
             # Keras has multiplied this mean by the replica's share in the batch.
             return self._limited(loss / share, None) * share if training else loss
         if training:
-            loss = self._limited(loss, _mask(loss, y_pred, sample_weight))
+            loss = self._limited(loss, inputs.mask(loss, y_pred, sample_weight))
         return ops.mean(loss) * share
 
     def _limited(self, loss: Tensor, mask: Tensor | None) -> Tensor:
@@ -317,7 +318,7 @@ class ALRCMixin:
                 f"which keeps the moments; got {alrc!r}. In __init__, after super().__init__(), "
                 "write self.alrc = ALRC()."
             )
-        groups = _groups(loss, None, alrc.settings)
+        groups = inputs.groups(loss, None, alrc.settings)
         return alrc._limited(loss, mask, groups, keep_values=True)
 
     @property
@@ -442,83 +443,5 @@ def _pool(total: Tensor, shift: Tensor, spread: Tensor) -> rule.Summary:
     return rule.combine(ops, rows[:, 0], rows[:, 1], rows[:, 2])
 
 
-def _groups(loss: Tensor, group: Any, settings: Settings) -> Groups | None:
-    """How losses in these groups meet the moments of all groups; None if there are no groups."""
-    size = settings.num_groups
-    if size is None and group is None:
-        return None
-    if size is None:
-        raise ValueError(
-            "ALRC: group must be left out, because the moments are shared by all losses; got "
-            f"{group!r}. Build it with num_groups=K, or call it without group."
-        )
-    if group is None:
-        raise ValueError(
-            f"ALRC: group must say which of the {size} groups the losses are in; got None. Pass "
-            "group=index in a training step of your own; fit() has no place for it."
-        )
-    index = ops.convert_to_tensor(group)
-    if "int" not in _dtype(index):
-        raise TypeError(
-            f"ALRC: group must hold whole numbers; got a {_dtype(index)} tensor. Pass "
-            "ops.cast(group, 'int32')."
-        )
-    if len(index.shape) not in (0, len(loss.shape)):
-        raise ValueError(
-            "ALRC: group must be one number or have the shape of loss; got a group of shape "
-            f"{tuple(index.shape)} and losses of shape {tuple(loss.shape)}. Pass "
-            "ops.broadcast_to(group, ops.shape(loss))."
-        )
-    index = ops.broadcast_to(ops.cast(index, "int32"), ops.shape(loss))
-
-    def add(values: Tensor) -> Tensor:
-        values = ops.cast(values, "int32") if _dtype(values) == "bool" else values
-        return ops.segment_sum(ops.reshape(values, -1), ops.reshape(index, -1), size)
-
-    return Groups(take=lambda moment: ops.take(moment, index), add=add)
-
-
-class _Ones(keras.losses.Loss):  # type: ignore[misc, unused-ignore]
-    """A loss of 1 for each example, in order to see what Keras multiplies losses by."""
-
-    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
-        return ops.ones_like(y_pred[..., 0])
-
-
-def _mask(losses: Tensor, y_pred: Any, sample_weight: Any) -> Tensor | None:
-    """Which examples' losses count: not those masked, nor those with a weight of 0."""
-    if keras.tree.is_nested(y_pred) or keras.tree.is_nested(sample_weight):
-        return None  # several outputs, whose losses have been added up
-    weights = _Ones("ones", "none")(y_pred, y_pred, sample_weight)
-    return weights > 0 if len(weights.shape) == len(losses.shape) else None
-
-
-def _dtype(tensor: Tensor) -> str:
-    return str(keras.backend.standardize_dtype(tensor.dtype))
-
-
-def _number(value: Any) -> Any:
-    """The number or numbers in a stored array, or what else is there, for the check to refuse."""
-    return value[()].tolist() if len(getattr(value, "shape", (0, 0))) < 2 else value
-
-
 def _names(classes: Iterable[type]) -> str:
     return ", ".join(c.__name__ for c in classes)
-
-
-def _check(loss: Any, mask: Any) -> None:
-    if not keras.backend.is_float_dtype(_dtype(loss)):
-        raise TypeError(
-            "ALRC: loss must be a floating tensor, because it is scaled to its limit; got a "
-            f"{_dtype(loss)} tensor. Pass what the loss function returned, before any cast."
-        )
-    if mask is None:
-        return
-    given, wanted = tuple(mask.shape), tuple(loss.shape)
-    known = [pair for pair in zip(given, wanted, strict=False) if None not in pair]
-    if len(given) != len(wanted) or any(a != b for a, b in known):
-        raise ValueError(
-            "ALRC: mask must have the shape of loss, because it says which losses count; got a "
-            f"mask of shape {given} and losses of shape {wanted}. Compute one loss per example, "
-            "or pass ops.broadcast_to(mask, ops.shape(loss))."
-        )

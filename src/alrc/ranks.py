@@ -4,6 +4,7 @@ What is gathered is combined by every rank in the same order, so that moments ar
 them to the last bit, which a sum made along the way need not be.
 """
 
+import os
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -49,7 +50,16 @@ def check_picklable(sync: Sync) -> None:
 def many(sync: Sync) -> bool:
     """True if there are other ranks to share a limit with; a program started as one has none."""
     check(sync)
-    if sync is False or not (dist.is_available() and dist.is_initialized()):
+    if sync is False:
+        return False
+    if not (dist.is_available() and dist.is_initialized()):
+        if not torch.compiler.is_compiling() and int(os.environ.get("WORLD_SIZE", 1)) > 1:
+            raise RuntimeError(
+                "ALRC: with sync, torch.distributed must be initialised before the first call, "
+                f"because this process is one of {os.environ['WORLD_SIZE']}, as WORLD_SIZE says. "
+                "Call torch.distributed.init_process_group(), or pass sync=False for a limit for "
+                "each process."
+            )
         return False
     return dist.get_world_size(_group(sync)) != 1
 

@@ -15,7 +15,8 @@ except ModuleNotFoundError as error:
     ) from error
 from torch import Tensor, nn
 
-from alrc import inputs, ranks, rule, state
+from alrc import ranks, rule, state
+from alrc import torch_inputs as inputs
 from alrc.rule import Counts, Floats, Groups, Moments, Observed, Summary
 from alrc.settings import Settings
 from alrc.snapshot import opaque
@@ -490,12 +491,14 @@ class ALRC(state.Readings, nn.Module):
             if problem := inputs.problem(name, value, self.settings.shape):
                 problems.append(
                     f"ALRC: {key} must be {problem}. The checkpoint is damaged or not one of "
-                    "ALRC's: load another, or leave ALRC's keys out of it (strict=False) to "
-                    "start afresh."
+                    "ALRC's: load another, or remove ALRC's keys from it and load it with "
+                    "strict=False to start afresh."
                 )
             else:
                 # With assign=True this very tensor becomes the buffer.
                 state_dict[key] = value.detach().to(buffers[name].dtype)
+        if problems and (other := inputs.other_groups(map(state_dict.get, keys), self.settings)):
+            problems = [f"ALRC: {prefix}mean and the rest of the state {other}"]
         if problems:
             error_msgs.extend(problems)
             return

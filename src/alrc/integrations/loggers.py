@@ -80,7 +80,7 @@ class Watch:
         name: What the names of the scalars begin with, in place of ``alrc``.
 
     Raises:
-        TypeError: If ``alrc`` is not an :class:`~alrc.torch.ALRC`.
+        TypeError: If ``alrc`` is not an :class:`~alrc.torch.ALRC`, or ``log`` no function.
         ValueError: If ``every`` is not a whole number above 0.
 
     Note:
@@ -124,6 +124,11 @@ class Watch:
         self.step, self.every, self.name = step, every, name
         self._alrc, self._watching = alrc, True
         self._logs = [log] if callable(log) else list(log)
+        if not all(map(callable, self._logs)):
+            raise TypeError(
+                "Watch: log must be a function of (scalars, step=...), or several of them in a "
+                f"list; got {log!r}. Pass to_csv('scalars.csv'), say."
+            )
         self._spikes = None if spikes is None else Path(spikes)
         self._table: Table | None = None
         self._calls: list[_Call] = []

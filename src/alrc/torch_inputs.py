@@ -1,5 +1,6 @@
 """What a call may be given: the checks of :mod:`alrc.torch`, and their words; PyTorch only."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -37,7 +38,7 @@ def check(who: str, loss: Tensor, mask: Tensor | None, device: torch.device) -> 
         raise ValueError(
             f"{who}: mask must have the shape of loss, because it says which losses count; got a "
             f"mask of shape {tuple(mask.shape)} and losses of shape {tuple(loss.shape)}. Build "
-            "the criterion with reduction='none', or pass mask.expand_as(loss)."
+            f"the criterion with reduction='none', or pass mask{_like(mask, loss)}."
         )
     if mask.device != device:
         raise ValueError(
@@ -75,19 +76,21 @@ def groups(who: str, loss: Tensor, group: Tensor | int | None, settings: Setting
         raise ValueError(
             f"{who}: group must be one number or have the shape of loss; got a group of shape "
             f"{tuple(index.shape)} and losses of shape {tuple(loss.shape)}. Pass "
-            "group.expand_as(loss)."
+            f"group{_like(index, loss)}."
         )
     if index.device != loss.device:
         raise ValueError(
             f"{who}: group must be on the device of the loss; got a group on {index.device} and a "
             f"loss on {loss.device}. Pass group.to(loss.device)."
         )
-    if is_readable(index) and index.numel() and not 0 <= index.min() <= index.max() < size:
-        raise ValueError(
-            f"{who}: group must be from 0 to {size - 1}, because there are {size} groups; got "
-            f"{index.min().item()} to {index.max().item()}. Pass a larger num_groups, or other "
-            "numbers."
-        )
+    if is_readable(index) and index.numel():
+        low, high = index.min().item(), index.max().item()
+        if not 0 <= low <= high < size:
+            got = low if low == high else f"{low} to {high}"
+            raise ValueError(
+                f"{who}: group must be from 0 to {size - 1}, because there are {size} groups; got "
+                f"{got}. Pass a larger num_groups, or other numbers."
+            )
     index = index.long().expand(loss.shape)
 
     def add(values: Tensor) -> Tensor:
@@ -96,6 +99,12 @@ def groups(who: str, loss: Tensor, group: Tensor | int | None, settings: Setting
         return sums.index_add(0, index.reshape(-1), values.reshape(-1))
 
     return Groups(take=lambda moment: moment[index], add=add)
+
+
+def _like(given: Tensor, loss: Tensor) -> str:
+    """What gives it the shape of loss: one number for each row, or for each column."""
+    rows = given.dim() == 1 and loss.dim() == 2 and len(given) == len(loss)
+    return "[:, None].expand_as(loss)" if rows else ".expand_as(loss)"
 
 
 def check_outside_of_backward() -> None:
@@ -126,3 +135,16 @@ def problem(name: str, value: Any, shape: tuple[int, ...]) -> str | None:
         return None
     problems = (state.problem(name, number) for number in value.reshape(-1).tolist())
     return next((found for found in problems if found), None)
+
+
+def other_groups(values: Iterable[Any], settings: Settings) -> str | None:
+    """What to say if these are the state of another number of groups, or None."""
+    (shape, *others) = {getattr(value, "shape", (0, 0)) for value in values}
+    if others or len(shape) > 1 or shape == settings.shape:
+        return None
+    saved = shape[0] if shape else None
+    return (
+        f"must be that of num_groups={settings.num_groups}; got that of num_groups={saved}. Build "
+        f"ALRC with num_groups={saved}, or remove ALRC's keys from the checkpoint and load it with "
+        "strict=False to start afresh."
+    )
