@@ -189,7 +189,7 @@ accelerator.end_training()
 def two_ranks(tmp_path_factory):
     """What two processes recorded, started as a user would; see test_transformers.py."""
     folder = tmp_path_factory.mktemp("ranks")
-    launcher = "accelerate.commands.launch --multi_gpu --num_processes 2 --main_process_port 0"
+    launcher = "accelerate.commands.launch --multi_gpu --num_processes 2 --main_process_port {port}"
     launch(launcher, SCRIPT, folder)
     return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
 
