@@ -19,6 +19,7 @@ import warnings
 import weakref
 from collections.abc import Mapping
 from dataclasses import asdict
+from inspect import signature
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
@@ -78,7 +79,8 @@ class ALRCTrainerMixin(_Base):
         A few models take ``num_items_in_batch`` and yet return the mean of their batch, such as
         ``GPT2ForSequenceClassification``. The Trainer then leaves out to divide for gradient
         accumulation, and ALRC's losses are too large by that. Tell it with
-        ``loss_is_scaled_for_ga = False`` in the class, and both are right.
+        ``loss_is_scaled_for_ga = False`` in the class, and both are right; before transformers
+        5.19, only ALRC's losses are.
 
     Example:
         >>> from transformers import Trainer
@@ -124,6 +126,8 @@ class ALRCTrainerMixin(_Base):
             return super().compute_loss(
                 model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
             )
+        if not (self.model_accepts_loss_kwargs or self.compute_loss_func):
+            num_items_in_batch = None  # which old versions give all the same, and leave unused
         targets = _targets(self.model, inputs)  # before the Trainer takes the labels out
         loss, outputs = super().compute_loss(
             model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch
@@ -143,10 +147,13 @@ class ALRCTrainerMixin(_Base):
         """What the sum of the losses of the targets was divided by, all in all."""
         if num_items is None:
             return num_targets
-        told = getattr(self, "loss_is_scaled_for_ga", None)
-        divisor = num_targets if told is False else torch.as_tensor(num_items)
+        mean = getattr(self, "loss_is_scaled_for_ga", None) is False
+        if self.label_smoother and not self.compute_loss_func:  # old ones take no number
+            mean |= "num_items_in_batch" not in signature(self.label_smoother.__call__).parameters
+        divisor = num_targets if mean else torch.as_tensor(num_items)
         if self.args.average_tokens_across_devices:  # and then multiplied by
-            divisor = divisor / (self.accelerator.num_processes // self.get_tp_size())
+            tp_size = self.get_tp_size() if hasattr(self, "get_tp_size") else 1  # from 4.53
+            divisor = divisor / (self.accelerator.num_processes // tp_size)
         return divisor
 
     def _limit_sequences(
