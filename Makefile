@@ -7,13 +7,18 @@ ARGS ?=
 # the lab's tests start processes, which JAX forbids once it is at work.
 PYTEST := $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test check table lint types bench clean
+.PHONY: demo test oldest check table lint types bench clean
 
 demo: .venv/installed
 	$(BIN)/alrc demo $(ARGS)
 
 test: .venv/installed
 	$(PYTEST) $(ARGS)
+
+# Old frameworks themselves warn with a newer PyTorch, so that here no warning is an error.
+oldest: .venv-oldest/installed
+	.venv-oldest/bin/pytest -n 2 --dist loadfile -o filterwarnings=default tests/test_lightning.py \
+	  tests/test_transformers.py tests/test_accelerate.py $(ARGS)
 
 check: lint types .venv/installed
 	$(PYTEST) --cov --cov-report=term-missing:skip-covered
@@ -32,16 +37,27 @@ types: .venv/installed
 bench: .venv/installed
 	$(BIN)/python benchmarks/call_cost.py
 
-# Made anew only when one of these files changes, so that a second run installs nothing.
-.venv/installed: pyproject.toml constraints.txt
+define CHECK_PYTHON
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "alrc needs Python 3.11 or newer, and $(PYTHON) is older. Type: make PYTHON=python3.11"; \
 	  exit 1; }
 	@$(PYTHON) -c 'import ensurepip' || { \
 	  echo "Python's venv module is missing. On Debian: apt-get install python3-venv"; exit 1; }
+endef
+
+# Made anew only when one of these files changes, so that a second run installs nothing.
+.venv/installed: pyproject.toml constraints.txt
+	$(CHECK_PYTHON)
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e '.[lab,dev]'
 	touch $@
 
+.venv-oldest/installed: pyproject.toml constraints.txt oldest.txt
+	$(CHECK_PYTHON)
+	$(PYTHON) -m venv --clear .venv-oldest
+	.venv-oldest/bin/pip install --disable-pip-version-check -c constraints.txt -c oldest.txt \
+	  -e '.[lightning,transformers]' hypothesis pytest pytest-xdist tensorboard
+	touch $@
+
 clean:
-	rm -rf .venv
+	rm -rf .venv .venv-oldest
