@@ -2,8 +2,10 @@
 
 import ast
 import importlib.util
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -144,3 +146,17 @@ def test_public_names() -> None:
     assert transformers.__all__ == ["ALRCTrainerCallback", "ALRCTrainerMixin"]
     assert loggers.__all__ == ["Spike", "Watch", "read_spikes", "to_csv", "to_tensorboard"]
     assert jax.__all__ == ["Moments", "clip", "init", "scale_by_alrc"]
+
+
+def test_the_oldest_versions_tested_are_the_bounds_of_the_extras() -> None:
+    root = Path(__file__).parents[1]
+    extras = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    bounds = {
+        requirement
+        for extra in ("lightning", "transformers")
+        for requirement in extras["optional-dependencies"][extra]
+        if not requirement.startswith("alrc")
+    }
+    pins = (root / "oldest.txt").read_text().splitlines()
+    tested = {re.sub(r"(\.0)?$", "", pin) for pin in pins if not pin.startswith("#")}
+    assert {pin.replace("==", ">=") for pin in tested} == bounds

@@ -938,6 +938,8 @@ def test_defaults_and_arguments_by_name(tmp_path) -> None:
     assert ALRCTrainerCallback({"num_stddev": 2.0}).alrc.settings == ALRC(2.0).settings
     trainer = build("mixin", tmp_path, None, language_model(), [])
     assert trainer.alrc.settings == ALRC().settings
+    trainer = build("mixin", tmp_path, {"num_stddev": 2.0}, language_model(), [])
+    assert trainer.alrc.settings == ALRC(2.0).settings
 
 
 def test_without_transformers_the_module_says_what_to_install(monkeypatch) -> None:

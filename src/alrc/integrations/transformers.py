@@ -37,7 +37,7 @@ except ModuleNotFoundError as error:
         name=error.name,
     ) from error
 
-from alrc.integrations.root import limit_gradient
+from alrc.integrations.root import limit_gradient, scalars
 from alrc.torch import ALRC
 
 __all__ = ["ALRCTrainerCallback", "ALRCTrainerMixin"]
@@ -64,7 +64,8 @@ class ALRCTrainerMixin(_Base):
 
     Args:
         *args: For the Trainer, and ``**kwargs`` too.
-        alrc: Keeps the moments; None for ``ALRC()``. It is at hand as ``trainer.alrc``.
+        alrc: Keeps the moments; None for ``ALRC()``; or a dict of ALRC's arguments. It is at hand
+            as ``trainer.alrc``.
         alrc_per: ``"batch"`` limits the mean loss of each micro-batch. ``"sequence"`` limits the
             mean loss of each sequence (or labelled example) by itself, so that one bad sequence
             does not take the others down with it; for models whose loss is the cross entropy of
@@ -93,7 +94,7 @@ class ALRCTrainerMixin(_Base):
     def __init__(
         self,
         *args: Any,
-        alrc: ALRC | None = None,
+        alrc: ALRC | Mapping[str, Any] | None = None,
         alrc_per: Literal["batch", "sequence"] = "batch",
         **kwargs: Any,
     ) -> None:
@@ -110,7 +111,7 @@ class ALRCTrainerMixin(_Base):
                 f"{'label smoothing' if self.label_smoother else 'compute_loss_func'}. Pass "
                 "alrc_per='batch'."
             )
-        self.alrc = _prepared("ALRCTrainerMixin", ALRC() if alrc is None else alrc, self.args)
+        self.alrc = _prepared("ALRCTrainerMixin", _made(alrc), self.args)
         self.alrc_per = alrc_per
         self._alrc_loss: Tensor | None = None  # the last one seen
         self._alrc_checked = False
@@ -270,7 +271,7 @@ class ALRCTrainerCallback(TrainerCallback, ExportableState):
         alrc: ALRC | Mapping[str, Any] | None = None,
         saved: Mapping[str, Any] | None = None,
     ) -> None:
-        self.alrc = alrc if isinstance(alrc, ALRC) else ALRC(**(alrc or {}))
+        self.alrc = _made(alrc)
         if saved is not None:
             self.alrc.load_dict(saved)
         self._loss: Tensor | None = None
@@ -393,6 +394,10 @@ def _described(x: Any) -> str:
     return f"a {x.dtype} of shape {tuple(x.shape)}" if isinstance(x, Tensor) else "nothing"
 
 
+def _made(alrc: ALRC | Mapping[str, Any] | None) -> ALRC:
+    return alrc if isinstance(alrc, ALRC) else ALRC(**(alrc or {}))
+
+
 def _prepared(who: str, alrc: ALRC, args: Any) -> ALRC:
     if args.n_gpu > 1:
         raise ValueError(
@@ -415,16 +420,6 @@ def _warn_of_a_fresh_start(who: str, reason: str) -> None:
 
 def _metrics(alrc: ALRC, loss: Tensor | None) -> dict[str, float]:
     """What ALRC did, by name; waits for the device once."""
-    numbers = {
-        "alrc/limit": alrc.threshold,
-        "alrc/mean": alrc.mean,
-        "alrc/stddev": alrc.variance.sqrt(),
-        "alrc/clipped_fraction": alrc.num_clipped / alrc.num_losses.clamp_min(1),
-        "alrc/nonfinite": alrc.num_nonfinite,
-    }
-    if loss is not None:
-        numbers = {"alrc/loss": loss, **numbers}
-    values = torch.stack([number.float() for number in numbers.values()])
-    finite = values.isfinite().tolist()
-    pairs = zip(numbers, values.tolist(), strict=True)
-    return {name: value for (name, value), keep in zip(pairs, finite, strict=True) if keep}
+    numbers = scalars(alrc) if loss is None else {"loss": loss.float(), **scalars(alrc)}
+    pairs = zip(numbers, torch.stack(list(numbers.values())).tolist(), strict=True)
+    return {f"alrc/{name}": value for name, value in pairs if math.isfinite(value)}
