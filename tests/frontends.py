@@ -255,6 +255,10 @@ class TorchGrouped(TorchModule):
         mixed = self.module(losses[order], None if mask is None else mask[order], index[order])
         return mixed[order.argsort()[: len(loss)]]
 
+    def feed(self, losses: Sequence[float]) -> list[float]:
+        index = torch.tensor([self.ours])
+        return [self.module(torch.tensor([x]), group=index).item() for x in losses]
+
     def save(self) -> dict[str, float]:
         return {name: numbers[self.ours] for name, numbers in self.module.to_dict().items()}
 

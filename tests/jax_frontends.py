@@ -130,6 +130,7 @@ class JaxGrouped(JaxJitted):
     """clip with groups, as it is used."""
 
     shape = (3,)
+    examples = 10
     clip = staticmethod(amid_others)
 
     def __init__(self, **settings: Any) -> None:

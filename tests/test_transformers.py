@@ -103,6 +103,9 @@ def parameters(model):
     return torch.cat([p.detach().flatten().clone() for p in model.parameters()])
 
 
+START = {"mu1_start": 1.0, "mu2_start": 1.25}  # limit 2.5, below most losses of an untrained model
+
+
 def language_model(seed: int = 0, dropout: float = 0.0, model=GPT2LMHeadModel, **options):
     torch.manual_seed(seed)
     config = GPT2Config(
@@ -296,10 +299,12 @@ def test_gradient_is_that_of_a_loop_by_hand(kind, tmp_path) -> None:
 
 
 @BOTH
-def test_accumulation_leaves_the_unit_of_the_loss(kind, tmp_path) -> None:
+@pytest.mark.parametrize("average", [True, False])
+def test_accumulation_leaves_the_unit_of_the_loss(kind, average, tmp_path) -> None:
     model, data, alrc = language_model(), sequences(), ALRC(**SETTINGS)
     expected = oracle(copy.deepcopy(model), data, accumulation=4)
-    trainer = build(kind, tmp_path, alrc, model, data, gradient_accumulation_steps=4)
+    options = {"gradient_accumulation_steps": 4, "average_tokens_across_devices": average}
+    trainer = build(kind, tmp_path, alrc, model, data, **options)
     trainer.train()
     assert_same(steps(trainer), expected)
 
@@ -475,6 +480,38 @@ def test_each_sequence_is_limited_by_itself(accumulation, tmp_path) -> None:
     )
     trainer.train()
     assert_same(steps(trainer), expected)
+
+
+def test_sequences_are_limited_in_a_training_step_that_counts_no_items(tmp_path) -> None:
+    model, data = language_model(), sequences()
+    alrc, reference = (make(**START) for make in (ALRC, Reference))
+    trainer = build("mixin", tmp_path, alrc, model, data, options={"alrc_per": "sequence"})
+    inputs = stack(data[:4])
+    model.train()
+    sums = language_losses(model(inputs["input_ids"]).logits, inputs["labels"]).sum(1)
+    counts = inputs["labels"][:, 1:].ne(-100).sum(1)
+    factors = torch.tensor([result.factor for result in reference((sums / counts).tolist())])
+    ((sums * factors).sum() / counts.sum()).backward()
+    expected = [p.grad.clone() for p in model.parameters()]
+    model.zero_grad()
+    trainer.compute_loss(model, inputs).backward()
+    torch.testing.assert_close([p.grad for p in model.parameters()], expected, rtol=1e-4, atol=1e-6)
+    assert alrc.num_clipped == reference.num_clipped > 1
+
+
+def test_shifted_labels_are_the_targets_where_a_batch_has_them(tmp_path) -> None:
+    model, data, alrc = language_model(), sequences(), ALRC()
+    trainer = build("mixin", tmp_path, alrc, model, data)
+    inputs = stack(data[:2])
+    shifted = functional.pad(inputs["labels"][:, 1:], (0, 1), value=-100)
+    shifted[:, ::2] = -100  # fewer targets than the labels have
+    model.train()
+    trainer.compute_loss(
+        model, {**inputs, "shift_labels": shifted}, num_items_in_batch=torch.tensor(1000)
+    )
+    logits = model(inputs["input_ids"]).logits
+    mean = functional.cross_entropy(logits.flatten(0, 1), shifted.flatten())
+    assert alrc.mean.item() == pytest.approx(mean.item(), rel=1e-5)
 
 
 def test_each_labelled_example_is_limited_by_itself(tmp_path) -> None:
