@@ -80,10 +80,12 @@ def hang_gradient(alrc: ALRC, loss: Tensor, scale: float | Tensor = 1.0) -> Seen
     """
     seen = look(alrc, loss, scale)
     if loss.requires_grad:
-        handle = loss.register_hook(  # type: ignore[no-untyped-call]
-            lambda gradient: gradient * seen.factor.to(gradient.dtype)
-        )
-        loss._backward_hooks.move_to_end(handle.id, last=False)
+        earlier = dict(loss._backward_hooks or {})
+        handle = loss.register_hook(lambda gradient: gradient * seen.factor.to(gradient.dtype))  # type: ignore[no-untyped-call]
+        hooks: Any = loss._backward_hooks
+        ours = hooks[handle.id]
+        hooks.clear()  # hooks run in the order in which they were put in
+        hooks.update({handle.id: ours, **earlier})
     return seen
 
 
@@ -96,6 +98,6 @@ class _ScaledGradient(torch.autograd.Function):
         return loss.view_as(loss)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (factor,) = ctx.saved_tensors
         return gradient * factor.to(gradient.dtype), None
