@@ -95,7 +95,7 @@ class _ScaledGradient(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, loss: Tensor, factor: Tensor) -> Tensor:
         ctx.save_for_backward(factor)
-        return loss.view_as(loss)
+        return loss.clone()  # a view could not be changed in place, as trainers do
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
