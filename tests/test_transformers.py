@@ -34,10 +34,11 @@ from transformers import (
 from transformers.integrations import TensorBoardCallback
 from transformers.trainer_pt_utils import LabelSmoother
 
+from alrc.integrations.transformers.targets import find_targets as _targets
 from alrc.integrations.transformers import (
     ALRCTrainerCallback,
     ALRCTrainerMixin,
-    _targets,
+
 )
 from alrc.torch import ALRC
 

@@ -12,7 +12,12 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
 from alrc.integrations.transformers.run import Run, make_alrc, warn_of_a_fresh_start
-from alrc.integrations.transformers.targets import Normalization, find_targets, without_compiler
+from alrc.integrations.transformers.targets import (
+    Normalization,
+    find_targets,
+    unmark,
+    without_compiler,
+)
 from alrc.torch import ALRC
 
 NUMBER = "num_items_in_batch"
@@ -137,7 +142,7 @@ class ALRCTrainerCallback(TrainerCallback, ExportableState):
         if number is not None:
             loss = self._normalization.learn(loss)
             if targets is not None and self._normalization.is_divided:
-                scale = torch.as_tensor(number).as_subclass(Tensor) / targets.number()
+                scale = unmark(number) / targets.number()
         loss = self._run.limit(loss, scale)
         if isinstance(outputs, Mapping):
             outputs["loss"] = loss  # type: ignore[index]

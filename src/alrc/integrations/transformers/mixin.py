@@ -128,7 +128,9 @@ class ALRCTrainerMixin(_Base):
         # The Trainer asks for this where it multiplies the loss; from 4.53 on.
         self._alrc_tp_size = None if hasattr(Trainer, "get_tp_size") else 1
         with self._alrc_normalization.marked(num_items_in_batch) as number:
-            result = super().compute_loss(model, inputs, num_items_in_batch=number, **with_outputs)
+            result: Any = super().compute_loss(
+                model, inputs, num_items_in_batch=number, **with_outputs
+            )
         loss, outputs = result if with_outputs else (result, None)
         if num_items_in_batch is not None:
             loss = self._alrc_normalization.learn(loss)
@@ -173,7 +175,7 @@ class ALRCTrainerMixin(_Base):
         """What is learned from the first batch of a training, to be learned again."""
         stated = getattr(self, "loss_is_scaled_for_ga", None)
         self._alrc_normalization = Normalization("ALRCTrainerMixin", stated)
-        self._alrc_sequences_checked = False
+        self._alrc_sequences_checked: bool = False
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         if "loss" in logs:  # of training, not of an evaluation or at the end

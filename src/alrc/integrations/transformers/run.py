@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from accelerate.utils import extract_model_from_parallel
+from accelerate.utils import extract_model_from_parallel  # type: ignore[import-untyped]
 from torch import Tensor, nn
 
 from alrc.integrations.gradients import limit_gradient
@@ -104,7 +104,7 @@ class Run:
 
     def end(self) -> None:
         """A training is over; waits for its last exchange with other processes while they live."""
-        _ = self.alrc.mu1
+        self.alrc.wait()
         _history(self.alrc).left = _moments(self.alrc)
 
 

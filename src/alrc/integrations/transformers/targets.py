@@ -65,7 +65,9 @@ class Normalization:
 
     def mark(self, number: Tensor | int) -> Tensor:
         _Marked.was_read = False
-        return torch.as_tensor(number).as_subclass(_Marked)
+        marked = torch.as_tensor(number).clone()
+        marked.__class__ = _Marked
+        return marked
 
     def learn(self, loss: Tensor) -> Tensor:
         """Looks at the loss of a number that was marked; returns the loss without a mark."""
@@ -81,14 +83,21 @@ class Normalization:
                     "ALRCTrainerMixin.",
                     stacklevel=2,
                 )
-        return loss.as_subclass(Tensor) if isinstance(loss, _Marked) else loss
+        unmarked: Tensor = unmark(loss)
+        return unmarked
 
 
 def without_compiler() -> contextlib.AbstractContextManager[Any]:
     """Where a loss is computed with a number that is marked: compiled models know no marks."""
     if "torch._dynamo" in sys.modules:
-        return torch.compiler.set_stance("force_eager")
+        return torch.compiler.set_stance("force_eager")  # type: ignore[no-any-return]
     return contextlib.nullcontext()
+
+
+def unmark(x: Any) -> Any:
+    if isinstance(x, _Marked):
+        x.__class__ = Tensor  # type: ignore[assignment]
+    return x
 
 
 class _Marked(Tensor):
@@ -102,7 +111,12 @@ class _Marked(Tensor):
     ) -> Any:
         if getattr(function, "__name__", "") in _READING:
             _Marked.was_read = True
-        return super().__torch_function__(function, types, args, kwargs or {})
+        with torch._C.DisableTorchFunctionSubclass():
+            result = function(*args, **(kwargs or {}))
+        for x in result if isinstance(result, (tuple, list)) else [result]:
+            if type(x) is Tensor:
+                x.__class__ = _Marked  # as_subclass would make a view, which DDP's loss can't be
+        return result
 
 
 _READING = {"item", "tolist", "numpy", "data_ptr", "__array__", "__int__", "__float__", "__index__"}
