@@ -63,6 +63,9 @@ class ALRCTrainerMixin(_Base):
         >>> # MyTrainer(model, arguments, alrc=ALRC(num_stddev=3.0)).train()
     """
 
+    _alrc_normalization: Normalization
+    _alrc_sequences_checked: bool
+
     def __init__(
         self,
         *args: Any,
@@ -175,7 +178,7 @@ class ALRCTrainerMixin(_Base):
         """What is learned from the first batch of a training, to be learned again."""
         stated = getattr(self, "loss_is_scaled_for_ga", None)
         self._alrc_normalization = Normalization("ALRCTrainerMixin", stated)
-        self._alrc_sequences_checked: bool = False
+        self._alrc_sequences_checked = False
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         if "loss" in logs:  # of training, not of an evaluation or at the end
