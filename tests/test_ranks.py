@@ -6,10 +6,7 @@ what its ranks saw with each other, with the oracle and with one process that se
 
 import functools
 import math
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +14,7 @@ import pytest
 import rank_workers as workers
 import torch
 import torch.distributed as dist
+from launching import TORCHRUN, run
 from reference import Reference
 from torch import nn
 
@@ -30,27 +28,6 @@ cases = pytest.mark.parametrize("case", workers.CASES)
 same = functools.partial(torch.testing.assert_close, rtol=0.0, atol=0.0, equal_nan=True)
 
 
-def torchrun(
-    ranks: int, script: Path, *arguments: Path, logs: Path, cwd: Path, **variables: str
-) -> subprocess.CompletedProcess[str]:
-    """Runs a script on so many ranks, where warnings are errors; leaves no process behind."""
-    options = ("--standalone", "--nproc-per-node", str(ranks), "--log-dir", logs)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "torch.distributed.run", *options, script, *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=cwd,
-        env={**os.environ, "PYTHONWARNINGS": "error", "OMP_NUM_THREADS": "1", **variables},
-    )
-    try:
-        out, err = process.communicate(timeout=workers.PATIENCE + 30)
-    except subprocess.TimeoutExpired:
-        process.terminate()  # upon which it ends the ranks
-        out, err = process.communicate()
-    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
-
-
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory):
     """What each rank saw of a scenario, by number of ranks and name; starts them when asked."""
@@ -58,8 +35,8 @@ def seen(tmp_path_factory):
     @functools.cache
     def launched(world: int) -> tuple[Path, str]:
         folder = tmp_path_factory.mktemp("ranks")
-        script = Path(workers.__file__)
-        done = torchrun(world, script, folder, logs=folder / "logs", cwd=folder)
+        options = {"launcher": TORCHRUN, "ranks": world, "PYTHONWARNINGS": "error"}
+        done = run(workers.__file__, folder, cwd=folder, **options)
         return folder, done.stderr
 
     @functools.cache
