@@ -253,9 +253,13 @@ def in_long_double(mean: float, ratio: float, calls: int) -> list[tuple[np.ndarr
 
 @pytest.mark.parametrize("row", ROWS)
 @pytest.mark.parametrize(("mean", "ratio"), [(1e6, 1e-4), (1e-6, 10.0), (1.0, 1.0)])
-def test_the_state_of_each_row_agrees_with_long_double_over_a_long_run(row, mean, ratio) -> None:
+def test_the_state_of_each_row_agrees_with_long_double_over_a_long_run(
+    row, mean, ratio, everything
+) -> None:
     front_end = ROWS[row]()
-    for losses, expected in in_long_double(mean, ratio, front_end.long_run):
+    # With the default decay, rounding errors are forgotten after some thousand calls.
+    calls = 100_000 if everything or row in ("torch", "jax-jitted") else 10_000
+    for losses, expected in in_long_double(mean, ratio, calls):
         values = front_end.feed(losses.tolist())
         ours, variance, _ = front_end.moments
         limit = ours + 3 * max(math.sqrt(variance), 1e-4 * ours)

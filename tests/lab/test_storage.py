@@ -113,7 +113,7 @@ Trainer.advance = advance_and_count
 
 
 def train_in_a_process(out: Path, code: str, *words: str) -> int:
-    options = {"iterations": 600, "width": 2, "num-stddev": 1, "checkpoint-every": 20}
+    options = {"iterations": 200, "width": 2, "num-stddev": 1, "checkpoint-every": 20}
     arguments = [f"--{name}={value}" for name, value in options.items()]
     command = [sys.executable, "-c", code + COMMAND, *words, f"--out={out}", *arguments]
     return subprocess.run(command, capture_output=True).returncode
@@ -124,7 +124,7 @@ def test_sigkill_at_random_moments_changes_nothing(tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert train_in_a_process(whole, "") == 0
     random = np.random.default_rng(0)
-    for moment in random.integers(1, 280_000, size=5):  # a sixth of all there are, at most
+    for moment in random.integers(1, 130_000, size=3):  # a quarter of all there are, at most
         assert train_in_a_process(killed, KILLED, str(moment)) == -signal.SIGKILL
     assert not (killed / "result.json").exists()
     assert train_in_a_process(killed, "") == 0

@@ -28,7 +28,9 @@ def given_for_every_row(**strategies: Any) -> Callable[..., Any]:
     def decorate(test: Callable[..., None]) -> Callable[[str], None]:
         @pytest.mark.parametrize("row", ROWS)
         def for_every_row(row: str) -> None:
-            @hypothesis.settings(max_examples=ROWS[row].examples)
+            tier = hypothesis.settings()
+
+            @hypothesis.settings(max_examples=min(ROWS[row].examples, tier.max_examples))
             @hypothesis.given(**strategies)
             def holds(**drawn: Any) -> None:
                 test(row, **drawn)
