@@ -20,7 +20,7 @@ pytestmark = [
     # and wants a process for loading data, which is slower where they are tiny.
     pytest.mark.filterwarnings("ignore:The 'train_dataloader' does not have many workers"),
 ]
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 MODULES = sorted(m.name for m in pkgutil.walk_packages(alrc.__path__, "alrc."))
 PAGES = sorted(
     page

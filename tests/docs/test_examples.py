@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from launching import TORCHRUN, succeed
 
-FOLDER = Path(__file__).parents[1] / "examples"
+FOLDER = Path(__file__).parents[2] / "examples"
 # What starts each, if not Python alone.
 LAUNCHERS = {"ddp.py": TORCHRUN, "fsdp2.py": TORCHRUN}
 

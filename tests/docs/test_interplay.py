@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from alrc.torch import ALRC
 
-PAGE = (Path(__file__).parents[1] / "docs/interplay.md").read_text()
+PAGE = (Path(__file__).parents[2] / "docs/interplay.md").read_text()
 PROSE = " ".join(PAGE.split())
 START = {"mu1_start": 1.0, "mu2_start": 2.0}  # mean 1, standard deviation 1, limit 4
 CALM = [0.75, 1.25]  # over and over: mean 1, standard deviation 0.25, limit 1.75
