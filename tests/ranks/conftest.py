@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from launching import TORCHRUN, run
 
-SMOKE = ["alone"]  # what four ranks do in the short tier
+SMOKE = ["alone", "groups_of_two"]  # what four ranks do in the short tier
 
 
 @pytest.fixture(scope="session")
