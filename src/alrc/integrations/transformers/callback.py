@@ -197,8 +197,11 @@ class _Hook:
     def __init__(self, callback: ALRCTrainerCallback, method: str) -> None:
         self._callback, self._method = weakref.ref(callback), method
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def __call__(self, model: nn.Module, *args: Any) -> Any:
+        return self._call(model, *args)
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _call(self, model: nn.Module, *args: Any) -> Any:
         callback = self._callback()
         if callback and callback._in_step and model.training and torch.is_grad_enabled():
             return getattr(callback, self._method)(model, *args)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from launching import launch
+from launching import ACCELERATE, launch
 from reference import Reference
 from torch.nn.functional import mse_loss
 from torch.utils.data import DataLoader, TensorDataset
@@ -187,10 +187,9 @@ accelerator.end_training()
 
 @pytest.fixture(scope="module")
 def two_ranks(tmp_path_factory):
-    """What two processes recorded, started as a user would; see test_transformers.py."""
+    """What two processes recorded, started as a user would; see launching.py."""
     folder = tmp_path_factory.mktemp("ranks")
-    launcher = "accelerate.commands.launch --multi_gpu --num_processes 2 --main_process_port {port}"
-    launch(launcher, SCRIPT, folder)
+    launch(ACCELERATE, SCRIPT, folder, beside=__file__)
     return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
 
 
