@@ -208,7 +208,7 @@ def oracle(
                     seen.append(sums.sum().item() / number(labels))
                     mask.append(True)
                 else:
-                    targets = (labels[:, 1:] != -100).sum(1)
+                    targets = (labels[:, 1:] != -100).sum(1) if labels.dim() > 1 else labels != -100
                     seen += (sums / targets.clamp_min(1)).tolist()
                     mask += (targets > 0).tolist()
             factors = [result.factor for result in reference(seen, mask)]

@@ -26,7 +26,7 @@ from transformers.integrations import TensorBoardCallback
 
 from alrc.torch import ALRC
 
-METRICS = ["limit", "mean", "stddev", "clipped_fraction", "nonfinite"]
+METRICS = ["limit", "mean", "stddev", "clipped_fraction", "nonfinite"]  # of the state alone
 
 
 @BOTH
@@ -77,6 +77,41 @@ def test_the_logged_loss_is_the_last_mean_over_targets(kind, tmp_path) -> None:
     assert "alrc/limit" not in log  # none yet, and JSON has no infinity
 
 
+@pytest.mark.parametrize("kind", ["mixin", "sequence", "callback"])
+def test_kept_is_the_share_that_the_limits_left_since_the_last_log(kind, tmp_path) -> None:
+    data, alrc, sums = sequences(), ALRC(**SETTINGS), []
+    data[4]["labels"] = torch.full((8,), -100)  # of two sequences of the third step, no target
+
+    def note(_, args, kwargs, output) -> None:
+        mask = kwargs.get("mask", torch.tensor(True))
+        sums.append(tuple(x.where(mask, 0.0).sum().item() for x in (args[0], output)))
+
+    alrc.register_forward_hook(note, with_kwargs=True)
+    trainer = build(
+        "callback" if kind == "callback" else "mixin",
+        tmp_path,
+        alrc,
+        language_model(),
+        data,
+        logging_steps=2,
+        options={"alrc_per": "sequence"} if kind == "sequence" else {},
+    )
+    trainer.train()
+    kept = [log["alrc/kept"] for log in trainer.state.log_history if "alrc/kept" in log]
+    pairs = [(sums[i], sums[i + 1]) for i in (0, 2, 4)]
+    expected = [(a[1] + b[1]) / (a[0] + b[0]) for a, b in pairs]
+    assert kept == pytest.approx(expected, rel=1e-6)
+    assert min(kept) < 1
+
+
+@BOTH
+def test_kept_is_1_where_nothing_was_limited(kind, tmp_path) -> None:
+    trainer = build(kind, tmp_path, ALRC(num_stddev=math.inf), language_model(), sequences())
+    trainer.train()
+    kept = [log["alrc/kept"] for log in trainer.state.log_history if "alrc/kept" in log]
+    assert kept == [1.0] * 6
+
+
 @BOTH
 def test_metrics_arrive_in_tensorboard(kind, tmp_path, monkeypatch) -> None:
     written = []
@@ -87,7 +122,7 @@ def test_metrics_arrive_in_tensorboard(kind, tmp_path, monkeypatch) -> None:
     if kind == "callback":  # as its docstring says
         trainer.add_callback(trainer.pop_callback(TensorBoardCallback))
     trainer.train()
-    tags = {f"train/alrc/{name}" for name in ["loss", *METRICS]}
+    tags = {f"train/alrc/{name}" for name in ["loss", "kept", *METRICS]}
     assert {tag for tag, *_ in written if "alrc" in tag} == tags
     means = [(value, step) for tag, value, step in written if tag == "train/alrc/mean"]
     assert means == [(moments["mean"], i + 1) for i, (_, moments) in enumerate(steps(trainer))]
@@ -110,7 +145,7 @@ class Waits(TorchDispatchMode):
 def test_nothing_waits_for_the_device_between_logs(
     kind, options, once, tmp_path, monkeypatch
 ) -> None:
-    monkeypatch.setattr("alrc.torch_inputs.is_readable", lambda _: False)  # as for losses on a GPU
+    monkeypatch.setattr("alrc.torch.inputs.is_readable", lambda _: False)  # as for losses on a GPU
     data, alrc = sequences(), ALRC(**SETTINGS)
     trainer = build(kind, tmp_path, alrc, language_model(), data, options=options, logging_steps=9)
     trainer.pop_callback(Recorder)

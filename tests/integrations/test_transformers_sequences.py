@@ -179,18 +179,17 @@ def test_sequences_without_logits_or_labels_of_classes_are_refused(
 
 
 def test_a_loss_that_is_not_the_cross_entropy_of_the_logits_is_refused(tmp_path) -> None:
-    model = classifier()
+    def double(weight, ids, labels):
+        logits = weight * torch.arange(6.0).view(2, 3)
+        return {"loss": 2 * functional.cross_entropy(logits, labels), "logits": logits}
+
     options = {"alrc_per": "sequence"}
-    trainer = build("mixin", tmp_path, ALRC(), model, [], options=options)
-    inputs = stack(labelled_sequences()[:2])
-    loss = model(**inputs).loss.item()
-    message = refusal(
-        ValueError,
-        lambda: trainer.compute_loss(model.train(), inputs, num_items_in_batch=torch.tensor(8)),
-    )
+    trainer = build("mixin", tmp_path, ALRC(), Returns(double), [], options=options)
+    inputs = {"input_ids": torch.ones(2, 3), "labels": torch.tensor([0, 2])}
+    loss = trainer.model(**inputs)["loss"].item()
+    message = refusal(ValueError, lambda: trainer.compute_loss(trainer.model.train(), inputs))
     assert message == (
         "ALRCTrainerMixin: alrc_per='sequence' needs a model whose loss is the cross entropy of "
         f"its logits, because it is computed again for each sequence; got a loss of {loss:.4g}, "
-        f"and {loss / 4:.4g} from the logits. Pass alrc_per='batch'; or, if the model leaves "
-        "num_items_in_batch unused, set loss_is_scaled_for_ga = False in the Trainer's class."
+        f"and {loss / 2:.4g} from the logits. Pass alrc_per='batch'."
     )

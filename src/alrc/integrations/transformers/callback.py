@@ -29,7 +29,13 @@ class ALRCTrainerCallback(TrainerCallback, ExportableState):
     For models that compute their own loss, one for each micro-batch. The moments are saved in
     each checkpoint's ``trainer_state.json``, and ``train(resume_from_checkpoint=...)`` goes on
     from them as if never interrupted, with nothing to set. Evaluation and prediction move
-    nothing. With several processes, all share one limit.
+    nothing, nor do copies of the model that are made in training. With several processes, all
+    share one limit. What a loss was divided by is seen in the first micro-batch of a training,
+    which is why that one runs without torch.compile.
+
+    The moments belong to the model they were taken from, as with :class:`ALRCTrainerMixin`: a
+    training of the same model goes on from them, one of another model begins as the first
+    training with this ALRC began.
 
     The metrics of :class:`ALRCTrainerMixin` arrive in ``trainer.state.log_history``, and in
     callbacks that come after this one. Those of ``report_to`` come before: to have the metrics in

@@ -16,6 +16,8 @@ from alrc.integrations.transformers.targets import Normalization, Targets, find_
 from alrc.torch import ALRC
 
 FILE = "alrc.pt"
+# Old Trainers don't, and always multiply.
+_ASKS_FOR_TP_SIZE = "get_tp_size" in Trainer.compute_loss.__code__.co_names
 
 if TYPE_CHECKING:
     _Base = Trainer
@@ -26,13 +28,23 @@ else:
 class ALRCTrainerMixin(_Base):
     """Limits the losses of a Trainer: ``class MyTrainer(ALRCTrainerMixin, Trainer)``.
 
-    The losses may be the model's own, smoothed, or those of ``compute_loss_func``. A checkpoint
+    The losses may be the model's own, smoothed, or those of ``compute_loss_func`` or of a Trainer
+    behind the mixin; a ``compute_loss`` in the class itself has to call ``super().compute_loss``.
+    ALRC sees the mean loss of each micro-batch, whether the model divides by the number of targets
+    of all accumulated batches or, as heads for classification do, returns that mean. A checkpoint
     holds the moments in ``alrc.pt``, and ``train(resume_from_checkpoint=...)`` goes on from them
     as if never interrupted. Evaluation and prediction move nothing. With several processes, all
     share one limit. What ALRC did is logged beside the Trainer's loss, as ``alrc/loss`` (the last
-    one it saw on this process), ``alrc/limit``, ``alrc/mean``, ``alrc/stddev``,
-    ``alrc/clipped_fraction`` and ``alrc/nonfinite`` (of all losses so far); numbers that are not
-    finite are left out, since JSON has none.
+    one it saw on this process), ``alrc/kept`` (what the limits left of the sum of the losses
+    since the last log on this process: 1 when none was limited), ``alrc/limit``, ``alrc/mean``,
+    ``alrc/stddev``, ``alrc/clipped_fraction`` and ``alrc/nonfinite`` (of all losses so far);
+    numbers that are not finite are left out, since JSON has none.
+
+    The moments belong to the model they were taken from. Training the same model object again
+    goes on from them, also in another Trainer with the same ALRC. A training of another model
+    (each of ``model_init``, of a hyperparameter search or of a cross-validation) that is not
+    resumed begins as the first training with this ALRC began; or, if you have set its moments
+    since the last one, with those.
 
     Args:
         *args: For the Trainer, and ``**kwargs`` too.
@@ -44,16 +56,19 @@ class ALRCTrainerMixin(_Base):
             their logits, at the cost of computing it a second time.
 
     Raises:
-        ValueError: If ``alrc_per`` is none of both, if a process has several devices, or if the
-            loss of a sequence can't be told: with label smoothing or ``compute_loss_func``, or
-            in training, where there are no logits or labels that give the model's loss.
+        TypeError: If the class has the mixin behind a Trainer, where it would do nothing.
+        ValueError: If ``alrc_per`` is none of both, if a process has several devices, if there
+            is an :class:`ALRCTrainerCallback` too, or if the loss of a sequence can't be told:
+            with label smoothing or ``compute_loss_func``, or in training, where no logits or
+            labels give the model's loss, or where its gradient does not go through them.
+        RuntimeError: Before a step of the optimizer, if the losses that are trained on did not
+            come through the mixin's ``compute_loss``.
 
     Note:
-        A few models take ``num_items_in_batch`` and yet return the mean of their batch, such as
-        ``GPT2ForSequenceClassification``. The Trainer then leaves out to divide for gradient
-        accumulation, and ALRC's losses are too large by that. Tell it with
-        ``loss_is_scaled_for_ga = False`` in the class, and both are right; before transformers
-        5.19, only ALRC's losses are.
+        What a loss was divided by is seen in the first micro-batch of a training, which is why
+        that one runs without torch.compile. Where it can't be seen, a warning says so; then
+        ``loss_is_scaled_for_ga`` in the class tells it, as it tells the Trainer from transformers
+        5.19 on: True for losses divided by ``num_items_in_batch``, False for means.
 
     Example:
         >>> from transformers import Trainer
@@ -128,8 +143,7 @@ class ALRCTrainerMixin(_Base):
         targets = find_targets(self.model, inputs)  # before the Trainer takes the labels out
         # Many Trainers have no outputs to return in training: ask where they are needed.
         with_outputs = {"return_outputs": True} if return_outputs or self._alrc_by_sequence else {}
-        # The Trainer asks for this where it multiplies the loss; from 4.53 on.
-        self._alrc_tp_size = None if hasattr(Trainer, "get_tp_size") else 1
+        self._alrc_tp_size = None if _ASKS_FOR_TP_SIZE else self.get_tp_size()
         with self._alrc_normalization.marked(num_items_in_batch) as number:
             result: Any = super().compute_loss(
                 model, inputs, num_items_in_batch=number, **with_outputs
@@ -171,8 +185,10 @@ class ALRCTrainerMixin(_Base):
         return divisor
 
     def get_tp_size(self) -> int:
-        self._alrc_tp_size = super().get_tp_size()
-        return self._alrc_tp_size
+        # The Trainer asks for it where it multiplies the loss, and other Trainers don't.
+        size = super().get_tp_size() if hasattr(Trainer, "get_tp_size") else 1
+        self._alrc_tp_size = size
+        return size
 
     def _alrc_forget_model(self) -> None:
         """What is learned from the first batch of a training, to be learned again."""

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from accelerate.utils import extract_model_from_parallel  # type: ignore[import-untyped]
 from torch import Tensor, nn
 
 from alrc.integrations.gradients import limit_gradient
@@ -117,7 +116,7 @@ class _History:
     model: "weakref.ref[nn.Module] | None" = None  # of that training
 
     def begin(self, alrc: ALRC, model: nn.Module, resumed: bool) -> None:
-        model = extract_model_from_parallel(model)
+        model = _innermost(model)
         another = self.model is not None and self.model() is not model
         if another and not resumed:
             if self.left is None or _same(self.left, _moments(alrc)):
@@ -135,6 +134,15 @@ def _history(alrc: ALRC) -> _History:
     if history is None:
         history = _histories[alrc] = _History(_moments(alrc))
     return history
+
+
+def _innermost(model: nn.Module) -> nn.Module:
+    """Without what FSDP, DDP and torch.compile put around it."""
+    while isinstance(
+        inner := getattr(model, "module", getattr(model, "_orig_mod", None)), nn.Module
+    ):
+        model = inner
+    return model
 
 
 def _moments(alrc: ALRC) -> dict[str, Tensor]:
