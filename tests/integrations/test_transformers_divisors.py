@@ -224,9 +224,11 @@ class Scored(nn.Module):
 
     def __init__(self, divides: bool) -> None:
         super().__init__()
-        self.net, self.divides = nn.Linear(1, 1), divides
+        self.net, self.divides, self.num_eager = nn.Linear(1, 1), divides, 0
 
     def forward(self, x, labels, num_items_in_batch=None, **kwargs):
+        if not torch.compiler.is_compiling():
+            self.num_eager += 1
         losses = (self.net(x).squeeze(1) - labels).square()
         if self.divides:
             return {"loss": losses.sum() / num_items_in_batch}
@@ -253,6 +255,7 @@ def test_a_compiled_model_is_seen_as_the_same_one_that_is_not_compiled(
         trainer.train()
         graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
         assert (graphs > 0) == bool(compiled)
+        assert trainer.model.num_eager == (1 if compiled else 12)
         records.append(steps(trainer))
     assert_same(records[1], records[0])
 

@@ -92,8 +92,8 @@ def limit_sequences(
     change = (torch.where(factor != 1, sums, 0.0) * (factor - 1)).sum() / divisor
     loss = loss + (change - change.detach()).to(loss.dtype)
     seen, limited = means.detach(), limited.detach()
-    counted = has_targets & seen.isfinite()
-    total, limited = (x.where(counted, 0.0).sum() for x in (seen, limited))
+    # Without targets, the loss of a sequence is 0 here.
+    total, limited = (x.where(seen.isfinite(), 0.0).sum() for x in (seen, limited))
     return loss, SeenSequences(seen.sum() / has_targets.sum(), total, limited)
 
 
