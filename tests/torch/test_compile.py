@@ -80,17 +80,17 @@ def test_a_compiler_short_of_memory_is_right_or_refused_in_words(budget, vector)
     with torch._functorch.config.patch(activation_memory_budget=budget):
         try:
             compare_with_eager("aot_eager", vector)
+            outcome = "right"
         except RuntimeError as error:
-            assert RECOMPUTES in str(error)
-        else:
-            assert budget > 0
+            outcome = "refused" if RECOMPUTES in str(error) else str(error)
+    assert outcome in (("refused",) if budget == 0 else ("right", "refused"))
 
 
 def test_without_the_snapshot_the_gradients_are_wrong_and_this_test_sees_it(monkeypatch) -> None:
     monkeypatch.setattr(alrc.opaque, "snapshot", lambda x: x)
-    with torch._functorch.config.patch(activation_memory_budget=0.5):
-        with pytest.raises(AssertionError, match="Tensor-likes are not close"):
-            compare_with_eager("aot_eager", vector=True)
+    budget = torch._functorch.config.patch(activation_memory_budget=0.5)
+    with budget, pytest.raises(AssertionError, match="Tensor-likes are not close"):
+        compare_with_eager("aot_eager", vector=True)
 
 
 @pytest.mark.parametrize("outside", [False, True], ids=["inside the graph", "around the graph"])
