@@ -15,9 +15,9 @@ import pytest
 
 TESTS = Path(__file__).parents[1]
 KERAS = ("tensorflow", "jax", "torch")
-# In this order: the lab's tests fork, which JAX forbids once it is at work; and the longest of the
-# others first, so that the last ones, which are short, let both processes end together.
-ORDER = (r"lab/", r"ranks")
+# In this order: the lab's tests fork, which JAX forbids once it is at work; then the longest, so
+# that the last ones, which are short, let both processes end together.
+ORDER = (r"lab/", r"keras-", r"ranks", r"torch-compiled|jax|integrations/", r"")
 
 left_out, total = 0, 0
 
@@ -54,8 +54,8 @@ def group_of(item: pytest.Item) -> str:
     return row_of(item) or ("ranks" if file.startswith("ranks/") else file)
 
 
-def rank_of(group: str) -> int:
-    return next((i for i, start in enumerate(ORDER) if re.match(start, group)), len(ORDER))
+def place_of(group: str) -> int:
+    return next(i for i, start in enumerate(ORDER) if re.match(start, group))
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -73,7 +73,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     first: dict[str, int] = {}
     for i, item in enumerate(items):
         first.setdefault(group_of(item), i)
-    items.sort(key=lambda item: (rank_of(group_of(item)), first[group_of(item)]))
+    items.sort(key=lambda item: (place_of(group_of(item)), first[group_of(item)]))
     for item in items:
         item.add_marker(pytest.mark.xdist_group(group_of(item)))
 
