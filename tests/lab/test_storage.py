@@ -2,13 +2,12 @@
 
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
+import mishaps
 import numpy as np
 import pytest
 import torch
@@ -17,6 +16,7 @@ from alrc.lab.data import Images
 from alrc.lab.storage import RunFolder
 from alrc.lab.tasks import Supersampling
 from alrc.lab.training import Run, RunConfig, train
+from alrc.lab.workers import run_one
 
 ARRAYS = ("losses", "limits", "limited", "held_out")
 ARMS = {
@@ -24,7 +24,7 @@ ARMS = {
     "alrc": {"num_stddev": 1.0},
     "two-sided, paper's starts": {
         "num_stddev": 1.0,
-        "num_stddev_below": 1.0,
+        "num_stddev_below": 1.5,
         "mu1_start": 25.0,
         "mu2_start": 900.0,
     },
@@ -87,36 +87,48 @@ def test_a_run_stopped_and_taken_up_again_is_the_uninterrupted_one(
     assert result["num_clipped"] == whole.clipped.sum()
 
 
-COMMAND = (
-    "import sys; from alrc.cli import main; "
-    "sys.argv = ['alrc', 'lab', 'run', 'cifar10', *sys.argv[1:]]; main()"
-)
+# Kills itself when so many functions have been called and left, of Python's and of C's, from the
+# first training step on: most of them write checkpoints.
+KILLED = """
+import os, pathlib, signal, sys
+sys.path.insert(0, sys.argv[1])
+from mishaps import noise
+from alrc.lab.tasks import Supersampling
+from alrc.lab.training import RunConfig, Trainer
+from alrc.lab.workers import run_one
 
+left, advance = int(sys.argv[2]), Trainer.advance
 
-def command(out: Path) -> list[str]:
-    options = {"iterations": 600, "width": 2, "num-stddev": 1, "checkpoint-every": 20}
-    arguments = [f"--{name}={value}" for name, value in options.items()]
-    return [sys.executable, "-c", COMMAND, f"--out={out}", *arguments]
+def count(*event):
+    global left
+    left -= 1
+    if left == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+def advance_and_count(*args):
+    sys.setprofile(count)
+    Trainer.advance = advance
+    advance(*args)
+
+Trainer.advance = advance_and_count
+task, config = Supersampling(noise(), width=2), RunConfig(40, 50, num_stddev=1.0)
+run_one(task, config, pathlib.Path(sys.argv[3]))
+"""
 
 
 @pytest.mark.skipif(os.name != "posix", reason="SIGKILL is of POSIX")
 def test_sigkill_at_random_moments_changes_nothing(tmp_path: Path) -> None:
+    task, config = Supersampling(mishaps.noise(), width=2), RunConfig(40, 50, num_stddev=1.0)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    subprocess.run(command(whole), check=True, capture_output=True)
-    rng, kills = random.Random(0), 0
-    while not (killed / "result.json").exists():
-        process = subprocess.Popen(command(killed), stderr=subprocess.PIPE, text=True)
-        try:
-            assert process.stderr is not None
-            process.stderr.readline()  # a line of progress: it is under way
-            time.sleep(rng.uniform(0, 0.1))
-            if process.poll() is None and kills < 5:
-                process.send_signal(signal.SIGKILL)
-                kills += 1
-            process.communicate(timeout=120)
-        finally:
-            process.kill()
-    assert kills >= 3
+    run_one(task, config, whole)
+    helpers = str(Path(mishaps.__file__).parent)
+    for moment in np.random.default_rng(0).integers(1, 100_000, size=2):  # of more than 200,000
+        command = [sys.executable, "-c", KILLED, helpers, str(moment), str(killed)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == -signal.SIGKILL, done.stderr
+    steps = []
+    run_one(task, config, killed, lambda step, _: steps.append(step))
+    assert 1 < steps[0] <= steps[-1] == 40
     assert_same(stored(killed), stored(whole))
     assert (killed / "result.json").read_text() == (whole / "result.json").read_text()
     assert not list(killed.glob(".*.part"))
