@@ -71,7 +71,7 @@ class ALRCMixin:
                 f"limited; got class {cls.__name__}({given}). Write "
                 f"class {cls.__name__}(ALRCMixin, ...)."
             )
-        base = getattr(super(ALRCMixin, cls), "compute_loss", keras.Model.compute_loss)
+        base = getattr(super(), "compute_loss", keras.Model.compute_loss)
         cls._base_takes_training = "training" in inspect.signature(base).parameters
 
     def compute_loss(
