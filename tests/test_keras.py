@@ -20,7 +20,7 @@ from keras_workers import in_each_backend
 from reference import Reference
 
 import alrc.keras
-import alrc.snapshot
+import alrc.opaque
 from alrc import rule
 from alrc.keras import ALRC, ALRCMixin, ALRCModel
 
@@ -114,13 +114,13 @@ def test_training_agrees_with_the_oracle_at_each_step(per_example, options) -> N
 
 @in_each_backend("torch")
 def test_without_the_snapshot_the_gradients_are_wrong_and_the_oracle_sees_it() -> None:
-    snapshot = alrc.snapshot.snapshot
-    alrc.snapshot.snapshot = lambda x: x
+    snapshot = alrc.opaque.snapshot
+    alrc.opaque.snapshot = lambda x: x
     try:
         with pytest.raises(AssertionError, match="Not equal to tolerance"):
             test_training_agrees_with_the_oracle_at_each_step.test(True, {"jit_compile": True})
     finally:
-        alrc.snapshot.snapshot = snapshot
+        alrc.opaque.snapshot = snapshot
 
 
 @in_each_backend

@@ -6,6 +6,7 @@ model but none of its metrics; ``compute_loss`` is handed both.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -28,7 +29,9 @@ class CountOnJax(Count):
     def __init__(self, layer: Any, counted: str) -> None:
         super().__init__(layer, counted)
         # In a function, since Keras takes a layer among the attributes for a part of the metric.
-        self.weight = lambda: ops.sum(ops.cast(getattr(layer, counted), "float32"))
+        self.weight: Callable[[], Tensor] = lambda: ops.sum(
+            ops.cast(getattr(layer, counted), "float32")
+        )
         self.before = self.add_variable((), "zeros", "float32", name="before")
         self.lost = False  # whether it was updated last where it is not kept
 

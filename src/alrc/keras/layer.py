@@ -8,9 +8,9 @@ from typing import Any, Literal
 import keras
 from keras import ops
 
-from alrc import rule, state
+from alrc import refusals, rule, state
 from alrc.keras import counts, inputs, replicas
-from alrc.rule import Groups, Moments
+from alrc.rule import Counts, Moments, Reduction
 from alrc.settings import Settings
 
 Tensor = Any  # of whichever backend is in use
@@ -50,8 +50,9 @@ class ALRC(state.Readings, keras.layers.Layer):  # type: ignore[misc, unused-ign
         training: False makes it the identity. Inside another layer's ``call``, that layer's
             ``training`` is the default; elsewhere True is.
         group: Which group the losses are in, from 0 to ``num_groups - 1``: whole numbers in the
-            shape of ``loss``, or one for all; given if and only if there are groups. The numbers
-            are not checked. ``fit`` has no place for it.
+            shape of ``loss``, or one for all; given if and only if there are groups. Losses with
+            another number are in no group: they come back as they are and move nothing. ``fit``
+            has no place for it.
 
     Returns:
         The losses, same shape and dtype, limited.
@@ -135,13 +136,8 @@ class ALRC(state.Readings, keras.layers.Layer):  # type: ignore[misc, unused-ign
         self.built = True
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in _SETTINGS or (name == "settings" and hasattr(self, name)):
-            given = f"{name}={value!r}" if name in _SETTINGS else "..."
-            raise AttributeError(
-                f"ALRC: {name} must stay what it was built with, because compiled training steps "
-                f"hold it; got {value!r}. Build another, which goes on from this one's state: "
-                f"new = ALRC({given}), new.load_dict(old.to_dict())."
-            )
+        if name in _SETTINGS:
+            raise refusals.fixed_setting("ALRC", name, value)
         super().__setattr__(name, value)
 
     def compute_mask(self, inputs: Tensor, previous_mask: Tensor | None) -> None:
@@ -162,11 +158,46 @@ class ALRC(state.Readings, keras.layers.Layer):  # type: ignore[misc, unused-ign
         self,
         loss: Tensor,
         mask: Tensor | None,
-        groups: Groups | None = None,
+        groups: Reduction | None,
         keep_values: bool = False,
     ) -> Tensor:
         """The losses limited, in value and gradient or in their gradients only."""
         reached.flag = True
+        self._check_state(loss)
+        wide, losses = inputs.detached(loss)
+        mean, variance, num_updates = self._moments()
+        step, after = rule.step(
+            ops,
+            losses,
+            None if mask is None else inputs.weights(mask, losses),
+            _opaque(
+                Moments(ops.cast(mean, losses.dtype), ops.cast(variance, losses.dtype), num_updates)
+            ),
+            self.settings,
+            replicas.pool if replicas.context() else None,
+            groups,
+            inputs.largest_factor(loss),
+        )
+        self._take_over(step.counts, after)
+        result = step.losses._replace(value=losses) if keep_values else step.losses
+        return rule.attach(ops, loss, wide, losses, result, lambda x: ops.cast(x, loss.dtype))
+
+    def _take_over(self, counted: Counts, moments: Moments) -> None:
+        """Stores all new numbers; each was computed before any is assigned."""
+        new = {"num_updates": moments.num_updates}
+        for name, count in replicas.add(counted)._asdict().items():
+            old = getattr(self, name)
+            new[name] = old + ops.cast(count, old.dtype)
+        self.mean.assign(moments.mean)
+        self.variance.assign(moments.variance)
+        for name, count in new.items():
+            old = getattr(self, name)
+            old.assign(ops.maximum(old, count))  # one that overflows stays as it is
+        self.clipped.update_state(counted.num_clipped)
+        self.nonfinite.update_state(counted.num_nonfinite)
+
+    def _check_state(self, loss: Tensor) -> None:
+        """Refuses a state that could not move, as far as that is seen without reading numbers."""
         if counts.loses(self.mean, loss):
             raise TypeError(
                 "ALRC: the layer must be one of those of the model that is trained, because on "
@@ -175,47 +206,18 @@ class ALRC(state.Readings, keras.layers.Layer):  # type: ignore[misc, unused-ign
                 "super().__init__(), as self.alrc = ALRC(); a keras.losses.Loss is no place for "
                 "it, nor is a keras.Sequential."
             )
-        wide = loss if inputs.dtype(loss) == "float64" else ops.cast(loss, "float32")
-        losses = ops.stop_gradient(wide)
-        weights = None if mask is None else ops.cast(ops.stop_gradient(mask), losses.dtype)
-        mean, variance, num_updates = self._moments()
-        moments = Moments(
-            ops.cast(mean, losses.dtype), ops.cast(variance, losses.dtype), num_updates
-        )
-        pool = replicas.pool if replicas.context() else None
-        step = rule.step(ops, losses, weights, _opaque(moments), self.settings, pool, groups)
-        self._update(step)
-        result = step.losses._replace(value=losses) if keep_values else step.losses
-        limited = ops.cast(rule.attach(wide, losses, result), loss.dtype)
-        # Others are taken untouched, so that neither NaN nor rounding can reach their gradients.
-        return ops.where(result.limited, limited, loss)
-
-    def _update(self, step: rule.Step) -> None:
-        """Takes over all new numbers; each was computed before any is assigned."""
-        counted = replicas.add(ops.stack([step.num_losses, step.num_clipped, step.num_nonfinite]))
-        self.mean.assign(step.moments.mean)
-        self.variance.assign(step.moments.variance)
-        new = [step.moments.num_updates]
-        for name, count in zip(state.COUNTS, ops.unstack(counted, 3), strict=True):
-            old = getattr(self, name)
-            new.append(old + ops.cast(count, old.dtype))
-        for name, count in zip(state.WHOLE, new, strict=True):
-            old = getattr(self, name)
-            old.assign(ops.maximum(old, count))  # one that overflows stays as it is
-        self.clipped.update_state(step.num_clipped)
-        self.nonfinite.update_state(step.num_nonfinite)
+        for name in ("mean", "variance"):
+            found = inputs.dtype(ops.convert_to_tensor(getattr(self, name)))
+            if found != "float32":
+                raise TypeError(
+                    f"ALRC: {name} must be float32, in which it can move; got {found}. Set the "
+                    "precision of the model with keras.config.set_dtype_policy('mixed_bfloat16') "
+                    "before it is built, instead of casting it."
+                )
 
     def _moments(self) -> Moments:
         """The moments as tensors, which may be the weights themselves."""
-        moments = Moments(*(ops.convert_to_tensor(getattr(self, name)) for name in state.MOMENTS))
-        for name in ("mean", "variance"):
-            if (found := inputs.dtype(getattr(moments, name))) != "float32":
-                raise TypeError(
-                    f"ALRC: {name} must be float32, because moments of less precision stop "
-                    f"moving; got {found}. Set the precision of the model with a dtype policy, "
-                    "keras.config.set_dtype_policy('mixed_bfloat16'), instead of casting it."
-                )
-        return moments
+        return Moments(*(ops.convert_to_tensor(getattr(self, name)) for name in state.MOMENTS))
 
     @property
     def mu1(self) -> Tensor:
@@ -253,7 +255,7 @@ class ALRC(state.Readings, keras.layers.Layer):  # type: ignore[misc, unused-ign
         return {name: ops.convert_to_numpy(tensor) for name, tensor in tensors}
 
     def load_own_variables(self, store: Any) -> None:
-        saved = {name: inputs.number(store[name]) for name in store.keys()}  # noqa: SIM118 - it is no dict
+        saved = {name: inputs.stored(store[name]) for name in store.keys()}  # noqa: SIM118 - it is no dict
         # After a refusal Keras tries another place, where there is nothing, and tells of that one.
         before, self._refusal = self._refusal, None
         if before and not saved:
@@ -272,6 +274,7 @@ def _opaque(moments: Moments) -> Moments:
     """The moments, so that torch.compile cannot compute limits again from the next ones."""
     if keras.backend.backend() != "torch":
         return moments
-    from alrc.snapshot import opaque
+    from alrc import opaque
 
-    return opaque(moments)
+    opaque.check_outside_of_backward()
+    return opaque.opaque(moments)

@@ -6,8 +6,7 @@ import keras
 from keras import ops
 
 from alrc import rule
-
-Tensor = Any  # of whichever backend is in use
+from alrc.rule import Counts, Summary
 
 
 def context() -> Any:
@@ -26,13 +25,15 @@ def share() -> float:
     return 1 / replicas.num_replicas_in_sync if replicas else 1
 
 
-def pool(total: Tensor, shift: Tensor, spread: Tensor) -> rule.Summary:
+def pool(summary: Summary) -> Summary:
     """The summary of the losses of all replicas, by one collective."""
-    rows = context().all_gather(ops.stack([total, shift, spread])[None], axis=0)
-    return rule.combine(ops, rows[:, 0], rows[:, 1], rows[:, 2])
+    rows = context().all_gather(ops.stack(summary)[None], axis=0)
+    return rule.combine(ops, Summary(rows[:, 0], rows[:, 1], rows[:, 2]))
 
 
-def add(counts: Tensor) -> Tensor:
+def add(counts: Counts) -> Counts:
     """The counts of all replicas."""
     replicas = context()
-    return replicas.all_reduce("SUM", counts) if replicas else counts
+    if replicas is None:
+        return counts
+    return Counts(*ops.unstack(replicas.all_reduce("SUM", ops.stack(counts)), len(counts)))
