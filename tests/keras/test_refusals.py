@@ -80,7 +80,7 @@ def first_fit(model: keras.Model) -> str:
 def test_a_compute_loss_that_hides_that_of_the_mixin_is_noticed() -> None:
     class Hiding(Regression):
         def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-            return ops.mean(ops.square(y - y_pred))
+            return ops.mean(ops.square(ops.subtract(y, y_pred)))
 
     words = (
         "ALRCMixin: a training step must call the mixin's compute_loss or self.alrc, or nothing "
@@ -183,7 +183,9 @@ def test_weights_that_are_no_state_are_refused_when_training_starts(name, number
 def test_moments_that_were_cast_are_refused() -> None:
     import torch
 
-    alrc = ALRC().to(torch.bfloat16)
+    alrc = ALRC()
+    assert len(list(alrc.parameters())) == 6  # from here on PyTorch knows of them
+    alrc.to(torch.bfloat16)
     assert (
         "ALRC: mean must be float32, in which it can move; got bfloat16. Set the precision of the "
         "model with keras.config.set_dtype_policy('mixed_bfloat16') before it is built, instead "

@@ -130,8 +130,8 @@ def test_a_wrapped_net_can_be_exported(when, tmp_path: Path) -> None:
     x, y = data(1)
     model.fit(x, y, verbose=0)
     model.export(tmp_path / "exported", verbose=False)
-    served = tf.saved_model.load(tmp_path / "exported").serve(x)
-    np.testing.assert_allclose(served, model.predict(x, verbose=0), rtol=1e-5)
+    loaded = tf.saved_model.load(tmp_path / "exported")
+    np.testing.assert_allclose(loaded.serve(x), model.predict(x, verbose=0), rtol=1e-5)
 
 
 @in_each_backend
