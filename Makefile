@@ -24,7 +24,7 @@ check: lint types .venv/installed
 	$(PYTEST) --cov --cov-report=term-missing:skip-covered
 
 table: .venv/installed
-	$(PYTEST) tests/test_agreement.py tests/test_guarantees.py tests/test_keras.py \
+	$(PYTEST) tests/test_agreement.py tests/test_guarantees.py tests/keras \
 	  --table docs/agreement.md $(ARGS)
 
 lint: .venv/installed

@@ -20,7 +20,6 @@ ARROWS = {
     "alrc.rule": {"alrc.settings"},
     "alrc.state": {"alrc.rule", "alrc.settings"},
     "alrc.snapshot": {"alrc.rule"},
-    "alrc.keras_inputs": {"alrc.rule", "alrc.settings"},
     "alrc.torch_inputs": {"alrc.rule", "alrc.settings", "alrc.state"},
     "alrc.ranks": {"alrc.rule"},
     "alrc.torch": {
@@ -32,13 +31,27 @@ ARROWS = {
         "alrc.torch_inputs",
     },
     "alrc.jax": {"alrc", "alrc.rule", "alrc.settings", "alrc.state"},
-    "alrc.keras": {
-        "alrc.keras_inputs",
+    "alrc.keras": {"alrc.keras.layer", "alrc.keras.model"},
+    "alrc.keras.counts": set(),
+    "alrc.keras.inputs": {"alrc.refusals", "alrc.rule", "alrc.settings"},
+    "alrc.keras.layer": {
+        "alrc.keras.counts",
+        "alrc.keras.inputs",
+        "alrc.keras.replicas",
+        "alrc.opaque",
+        "alrc.refusals",
         "alrc.rule",
         "alrc.settings",
-        "alrc.snapshot",
         "alrc.state",
     },
+    "alrc.keras.model": {
+        "alrc.keras.counts",
+        "alrc.keras.inputs",
+        "alrc.keras.layer",
+        "alrc.keras.replicas",
+        "alrc.state",
+    },
+    "alrc.keras.replicas": {"alrc.rule"},
     "alrc.integrations": set(),
     "alrc.integrations.gradients": {"alrc.torch"},
     "alrc.integrations.scalars": {"alrc.torch"},
@@ -116,7 +129,9 @@ def test_without_its_framework_a_front_end_says_what_to_install(
     monkeypatch, front_end: str, name: str
 ) -> None:
     monkeypatch.setitem(sys.modules, front_end, None)
-    spec = importlib.util.spec_from_file_location("alone", SOURCE / f"{front_end}.py")
+    path = SOURCE / front_end / "__init__.py"
+    path = path if path.exists() else path.parent.with_suffix(".py")
+    spec = importlib.util.spec_from_file_location("alone", path)
     with pytest.raises(ModuleNotFoundError) as error:
         spec.loader.exec_module(importlib.util.module_from_spec(spec))
     assert str(error.value) == (
@@ -135,7 +150,7 @@ def test_keras_without_its_backend_says_what_to_install(monkeypatch) -> None:
 
     monkeypatch.delitem(sys.modules, "keras", raising=False)
     monkeypatch.setattr(sys, "meta_path", [Missing(), *sys.meta_path])
-    spec = importlib.util.spec_from_file_location("alone", SOURCE / "keras.py")
+    spec = importlib.util.spec_from_file_location("alone", SOURCE / "keras/__init__.py")
     with pytest.raises(ModuleNotFoundError) as error:
         spec.loader.exec_module(importlib.util.module_from_spec(spec))
     assert str(error.value) == (
