@@ -10,21 +10,13 @@ from keras import ops
 
 from alrc import refusals, rule, state
 from alrc.keras import counts, inputs, replicas
+from alrc.keras.reach import reached
 from alrc.rule import Counts, Moments, Reduction
 from alrc.settings import Settings
 
 Tensor = Any  # of whichever backend is in use
 _LARGEST = {"int32": 2**31 - 1, "int64": 2**63 - 1}
 _SETTINGS = [field.name for field in dataclasses.fields(Settings)]
-
-
-class Reached:
-    """Whether any layer was called for training since the flag was taken down."""
-
-    flag = False
-
-
-reached = Reached()
 
 
 @keras.saving.register_keras_serializable("alrc")

@@ -11,7 +11,8 @@ from keras import ops
 from alrc import state
 from alrc.keras import inputs, replicas
 from alrc.keras.counts import Count
-from alrc.keras.layer import ALRC, reached
+from alrc.keras.layer import ALRC
+from alrc.keras.reach import watched
 
 Tensor = Any  # of whichever backend is in use
 _TO_KERAS = ("compute_loss", "compute_metrics", "train_step", "test_step", "predict_step")
@@ -120,7 +121,7 @@ class ALRCMixin:
         if force or model.train_function is None:
             self._prepare()
             super().make_train_function(force)  # type: ignore[misc]
-            model.train_function = self._watched(model.train_function)
+            model.train_function = watched(model.train_function, self._not_reached)
         return model.train_function
 
     def _prepare(self) -> None:
@@ -148,23 +149,7 @@ class ALRCMixin:
                 if (name := f"alrc_{count.counted}") not in others:
                     count.name = name
 
-    def _watched(self, train: Callable[..., Any]) -> Callable[..., Any]:
-        """The function of a training step, which says so if its first call limits nothing."""
-        watching = True
-
-        def step(*args: Any) -> Any:
-            nonlocal watching
-            if not watching:
-                return train(*args)
-            reached.flag = watching = False
-            result = train(*args)
-            if not reached.flag:
-                raise TypeError(self._not_reached())
-            return result
-
-        return step
-
-    def _not_reached(self) -> str:
+    def _not_reached(self) -> TypeError:
         kind = type(self)
         hidden = next(c for c in kind.__mro__ if "compute_loss" in vars(c)) is not ALRCMixin
         mend = (
@@ -174,7 +159,7 @@ class ALRCMixin:
             if hidden
             else "In train_step, call self.compute_loss(...), or self.alrc(loss)."
         )
-        return (
+        return TypeError(
             "ALRCMixin: a training step must call the mixin's compute_loss or self.alrc, or "
             f"nothing is limited; the first step of {kind.__name__} called neither. {mend}"
         )
