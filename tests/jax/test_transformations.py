@@ -1,0 +1,95 @@
+"""Under JAX's transformations: jit, vmap, grad, scan, donation."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from agreement import stream
+
+from alrc import Settings
+from alrc.jax import Moments, clip, init
+
+START = {"mu1_start": 1.0, "mu2_start": 2.0}  # limit 4
+jitted = jax.jit(clip, static_argnames=("settings", "axis_name"))
+
+
+def numbers(moments: Moments) -> list[float]:
+    return [x.item() for x in moments]
+
+
+def test_the_second_call_compiles_nothing() -> None:
+    settings, traces = Settings(), []
+
+    @jax.jit
+    def call(x, moments):
+        traces.append(x.shape)
+        return clip(x, moments, settings)
+
+    moments = init(settings)
+    for losses in np.random.default_rng(0).exponential(size=(20, 4)).astype(np.float32):
+        _, moments = call(losses, moments)
+    assert traces == [(4,)]
+    assert moments.num_updates == 20
+
+
+def test_vmap_over_an_ensemble_equals_a_loop() -> None:
+    settings = Settings(warmup=3, num_stddev=1.0)
+    losses = np.random.default_rng(0).lognormal(size=(30, 5, 4)).astype(np.float32)
+    together = jax.vmap(lambda _: init(settings))(jnp.arange(5))
+    apart = [init(settings) for _ in range(5)]
+    call = jax.jit(jax.vmap(partial(clip, settings=settings)))
+    num_clipped = 0
+    for batch in losses:
+        clipped, together = call(batch, together)
+        for i in range(5):
+            expected, apart[i] = jitted(batch[i], apart[i], settings)
+            np.testing.assert_allclose(clipped[i], expected, rtol=1e-6)
+            for ours, theirs in zip(together, apart[i], strict=True):
+                np.testing.assert_allclose(ours[i], theirs, rtol=1e-5)
+        num_clipped += np.sum(clipped != batch)
+    assert 30 < num_clipped < 300
+
+
+def test_gradients_per_example_equal_those_of_the_batch() -> None:
+    settings = Settings(**START)
+    losses = jnp.array([0.5, 8.0, 16.0])
+    alone = jax.vmap(jax.grad(lambda x: clip(x, init(settings), settings)[0]))(losses)
+    assert alone.tolist() == [1.0, 0.5, 0.25]
+    together = jax.grad(lambda x: clip(x, init(settings), settings)[0].sum())(losses)
+    assert together.tolist() == alone.tolist()
+
+
+def test_scan_equals_a_loop_at_every_step() -> None:
+    settings = Settings(num_stddev=1.0, decay=0.9)
+    losses = np.asarray([batch for batch, _ in stream(calls=60, masked=False)], np.float32)
+
+    @jax.jit
+    def scan(moments, losses):
+        def body(moments, x):
+            clipped, moments = clip(x, moments, settings)
+            return moments, (clipped, moments)
+
+        return jax.lax.scan(body, moments, losses)
+
+    last, (clipped, moments) = scan(init(settings), losses)
+    state = init(settings)
+    for i, x in enumerate(losses):
+        expected, state = jitted(x, state, settings)
+        np.testing.assert_allclose(clipped[i], expected, rtol=1e-6)
+        for ours, theirs in zip(moments, state, strict=True):
+            np.testing.assert_allclose(ours[i], theirs, rtol=1e-5)
+    assert numbers(last) == [x[-1].item() for x in moments]
+    assert np.sum((clipped != losses) & np.isfinite(losses)) >= 5
+
+
+def test_donated_moments_are_reused() -> None:
+    settings = Settings(decay=0.5, **START)
+    call = jax.jit(partial(clip, settings=settings), donate_argnames="moments")
+    first = init(settings)
+    clipped, second = call(jnp.array([3.0, 8.0]), first)
+    assert all(x.is_deleted() for x in first)
+    assert clipped.tolist() == [3.0, 4.0]
+    assert second.mean == 1 + 0.5 * 2.5
+    _, third = call(jnp.array([3.0, 8.0]), second)
+    assert third.num_updates == 2
