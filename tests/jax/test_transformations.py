@@ -51,6 +51,33 @@ def test_vmap_over_an_ensemble_equals_a_loop() -> None:
     assert 30 < num_clipped < 300
 
 
+def test_models_with_settings_of_their_own_are_limited_in_one_call_by_a_switch() -> None:
+    several = [Settings(num_stddev=n, decay=0.5, **START) for n in (1.0, 2.0, 3.0)]
+
+    @jax.jit
+    @partial(jax.vmap, in_axes=(0, None, 0))
+    def call(index, loss, moments):
+        branches = [partial(clip, settings=settings) for settings in several]
+        return jax.vjp(
+            lambda loss: jax.lax.switch(index, branches, loss, moments), loss, has_aux=True
+        )
+
+    together = jax.vmap(lambda _: init(several[0]))(jnp.arange(3))
+    apart = [init(settings) for settings in several]
+    for loss in (jnp.float32(8.0), jnp.float32(2.5)):
+        values, pull_back, together = call(jnp.arange(3), loss, together)
+        (gradients,) = jax.vmap(lambda pull_back: pull_back(jnp.float32(1.0)))(pull_back)
+        for i, settings in enumerate(several):
+            expected, theirs, apart[i] = jax.vjp(
+                lambda x: clip(x, apart[i], settings),  # noqa: B023
+                loss,
+                has_aux=True,
+            )
+            np.testing.assert_allclose(values[i], expected, rtol=1e-6)
+            np.testing.assert_allclose(gradients[i], theirs(jnp.float32(1.0))[0], rtol=1e-6)
+            np.testing.assert_allclose([x[i] for x in together], apart[i], rtol=1e-6)
+
+
 def test_gradients_per_example_equal_those_of_the_batch() -> None:
     settings = Settings(**START)
     losses = jnp.array([0.5, 8.0, 16.0])

@@ -1,7 +1,6 @@
 """The pure functions: the moments before the first call, and one call on losses and moments."""
 
 import functools
-import math
 from collections.abc import Hashable, Mapping
 from typing import Any
 
@@ -25,7 +24,8 @@ def init(settings: Settings, saved: Mapping[str, Any] | None = None) -> Moments:
 
     Args:
         settings: The hyperparameters.
-        saved: Where to go on from: what ``to_dict()`` returned, in any framework. Counts of losses
+        saved: Where to go on from: what ``to_dict()`` returned, in any framework, or the dict of
+            arrays as which Orbax, Flax and ``numpy.load`` restore moments. Counts of losses
             beside the moments are left out. None: a fresh start.
 
     Returns:
@@ -69,7 +69,8 @@ def clip(
 
     Args:
         loss: Losses of any shape, floating.
-        moments: What :func:`init` or the call before returned.
+        moments: What :func:`init` or the call before returned; what was restored from a file as
+            a dict goes through :func:`init` first.
         settings: The hyperparameters; hashable, and to be static under ``jit``.
         mask: Which losses count: shape of ``loss``, True or a positive weight; None: all count.
         axis_name: Axis, or tuple of axes, of ``pmap``, ``shard_map`` or ``vmap`` that the losses
@@ -87,12 +88,17 @@ def clip(
         on from them with ``init(settings, saved=...)``; or as any other pytree.
 
     Raises:
-        TypeError: If ``loss`` is not floating, ``mask`` not an array, ``settings`` not
-            ``Settings``, or ``group`` not whole numbers.
-        ValueError: If ``mask`` or ``group`` has another shape than ``loss``, or ``group`` is
-            missing or needless.
+        TypeError: If ``loss`` is not floating, ``mask`` not an array, ``moments`` not
+            ``Moments`` in float32 or wider, ``settings`` not ``Settings``, or ``group`` not whole
+            numbers.
+        ValueError: If ``mask`` or ``group`` has another shape than ``loss``, ``moments`` are
+            those of another number of groups, or ``group`` is missing or needless.
 
     Note:
+        Settings are plain numbers, which are compiled in, and cannot be traced: ``vmap`` over an
+        index instead, to have a model for each of several settings in one call, with
+        ``lax.switch(index, [partial(clip, settings=s) for s in several], loss, moments)``.
+
         In ``shard_map``, differentiate the ``pmean`` of the clipped losses over the axis. The
         gradient of a local loss with respect to parameters that all devices share is already
         summed over the devices there (unless ``check_vma=False``), so a ``pmean`` afterwards
@@ -145,7 +151,12 @@ def limit_and_advance(
     index: Array | None = None,
 ) -> rule.Step:
     """One call of the rule on detached losses."""
-    groups = None if index is None else _sums_over_groups(index, losses, settings)
+    groups = None
+    if index is not None:
+        (num_groups,) = moments.mean.shape
+        groups = _sums_over_groups(index, losses, num_groups)
+        weights = jnp.ones_like(losses) if weights is None else weights
+        weights = jnp.where(index < num_groups, weights, 0)  # those of no group do not count
     pool = None if axis_name is None else functools.partial(_summary_of_all_devices, axis_name)
     moments = jax.lax.stop_gradient(moments)
     # The rule mixes dtypes and ranks where that is harmless, which a user may have forbidden.
@@ -169,8 +180,10 @@ def _summary_of_all_devices(
     return rule.combine(jnp, *psum(rows, axis_name))
 
 
-def _sums_over_groups(index: Array, losses: Array, settings: Settings) -> Groups:
+def _sums_over_groups(index: Array, losses: Array, num_groups: int) -> Groups:
     """How losses in these groups meet the moments of all groups."""
+    # A loss of no group does not count, so that it may read the last, and add its 0 to it.
+    index = jnp.minimum(index, num_groups - 1)
     each: dict[str, Any] = {}
     whole: dict[str, Any] = {}
     spec: Any = PartitionSpec
@@ -180,11 +193,11 @@ def _sums_over_groups(index: Array, losses: Array, settings: Settings) -> Groups
         whole["out_sharding"] = NamedSharding(sharding.mesh, spec())
 
     def take(moment: Array) -> Array:
-        return moment.at[index].get(mode="fill", fill_value=math.nan, **each)
+        return moment.at[index].get(mode="promise_in_bounds", **each)
 
     def add(values: Array) -> Array:
         values = values.astype(jnp.int32) if values.dtype == bool else values
-        sums = jnp.zeros(settings.num_groups, values.dtype)
-        return sums.at[index].add(values, mode="drop", **whole)
+        sums = jnp.zeros(num_groups, values.dtype)
+        return sums.at[index].add(values, mode="promise_in_bounds", **whole)
 
     return Groups(take, add)
