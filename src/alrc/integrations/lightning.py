@@ -14,7 +14,8 @@ except ModuleNotFoundError as error:
 import torch
 from torch import Tensor
 
-from alrc.integrations.root import limit_gradient, scalars
+from alrc.integrations.gradients import hang_gradient
+from alrc.integrations.scalars import scalars
 from alrc.torch import ALRC
 
 __all__ = ["ALRCCallback"]
@@ -167,8 +168,7 @@ class ALRCCallback(Callback):
         if self.backward not in (None, self._num_backwards - 1):
             return
         scale = _scale(trainer, pl_module, loss)
-        limit_gradient(self.alrc, loss, scale)
-        self._loss = loss.detach().float() * scale
+        self._loss = hang_gradient(self.alrc, loss, scale).loss
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         if self._loss is None or not _logs(trainer, pl_module):

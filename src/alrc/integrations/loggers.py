@@ -16,7 +16,7 @@ except ModuleNotFoundError as error:
     ) from error
 from torch import Tensor
 
-from alrc.integrations.root import scalars
+from alrc.integrations.scalars import scalars
 from alrc.integrations.spikes import Spike, Table, of_rank, read_spikes
 from alrc.torch import ALRC, Moments, clip
 

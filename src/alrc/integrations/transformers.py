@@ -37,7 +37,8 @@ except ModuleNotFoundError as error:
         name=error.name,
     ) from error
 
-from alrc.integrations.root import limit_gradient, scalars
+from alrc.integrations.gradients import hang_gradient, limit_gradient
+from alrc.integrations.scalars import scalars
 from alrc.torch import ALRC
 
 __all__ = ["ALRCTrainerCallback", "ALRCTrainerMixin"]
@@ -140,8 +141,8 @@ class ALRCTrainerMixin(_Base):
             if num_items_in_batch is not None and targets is not None:
                 number = targets.number()
                 scale = self._divisor(number, num_items_in_batch) / number
-            self._alrc_loss = loss.detach().float() * scale
-            limit_gradient(self.alrc, loss, scale)
+            loss, seen = limit_gradient(self.alrc, loss, scale)
+            self._alrc_loss = seen.loss
         return (loss, outputs) if return_outputs else loss
 
     def _divisor(self, num_targets: Tensor, num_items: Tensor | int | None) -> Tensor:
@@ -331,8 +332,7 @@ class ALRCTrainerCallback(TrainerCallback, ExportableState):
         targets, num_items = _targets(model, inputs), inputs.get("num_items_in_batch")
         if num_items is not None and targets is not None:
             scale = num_items / targets.number()
-        self._loss = loss.detach().float() * scale
-        limit_gradient(self.alrc, loss, scale)
+        self._loss = hang_gradient(self.alrc, loss, scale).loss
         self._num_losses += 1
         loss.register_hook(self._count)  # type: ignore[no-untyped-call]
 
