@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from agreement import stream
+from jax.experimental import checkify
 
 from alrc import Settings
 from alrc.jax import Moments, clip, init
@@ -120,3 +121,42 @@ def test_donated_moments_are_reused() -> None:
     assert second.mean == 1 + 0.5 * 2.5
     _, third = call(jnp.array([3.0, 8.0]), second)
     assert third.num_updates == 2
+
+
+@pytest.mark.parametrize("center", ["zero", "mean"])
+@pytest.mark.parametrize("below", [None, 2.0])
+@pytest.mark.parametrize("start", [START, {}, {"mu1_start": 0.0, "mu2_start": 0.0}])
+@pytest.mark.parametrize("num_groups", [None, 2])
+def test_tools_that_look_for_nan_find_none_in_branches_not_taken(
+    center, below, start, num_groups
+) -> None:
+    settings = Settings(
+        num_stddev_below=below, center=center, num_groups=num_groups, warmup=1, **start
+    )
+    group = {} if num_groups is None else {"group": jnp.array([0, 1, 1, -1, 2])}
+
+    def gradients(losses, moments):
+        values, pull_back, moments = jax.vjp(
+            lambda x: clip(x, moments, settings, **group), losses, has_aux=True
+        )
+        return values, pull_back(jnp.ones_like(losses))[0], moments
+
+    checked = jax.jit(checkify.checkify(gradients, errors=checkify.all_checks))
+    moments = init(settings)
+    for losses in (
+        [0.0, 0.0, 0.0, 0.0, 0.0],
+        [0.0, 2.0, 1.0, 1.0, 1.0],
+        [100.0, 2.0, -100.0, 0.0, 1e-30],
+        [jnp.inf, -jnp.inf, 1e30, 3.0, jnp.inf],
+    ):
+        error, (values, factors, after) = checked(jnp.array(losses), moments)
+        assert error.get() is None
+        with jax.debug_nans(True):
+            eager = gradients(jnp.array(losses), moments)
+            compiled = jax.jit(gradients)(jnp.array(losses), moments)
+        for other in (eager, compiled):
+            np.testing.assert_allclose(other[0], values, rtol=1e-6)
+            np.testing.assert_allclose(other[1], factors, rtol=1e-6)
+            for one, another in zip(other[2], after, strict=True):
+                np.testing.assert_allclose(one, another, rtol=1e-6)
+        moments = after

@@ -14,6 +14,5 @@ from alrc.rule import Moments
 
 __all__ = ["Moments", "clip", "init", "scale_by_alrc"]
 
-# Their public name, which reprs and pickles show, wherever in here they are written.
-for _function in (clip, init, scale_by_alrc):
-    _function.__module__ = __name__
+for _public in (clip, init, scale_by_alrc):  # in reprs and pickles, wherever the files are
+    _public.__module__ = __name__

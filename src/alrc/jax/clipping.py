@@ -13,7 +13,7 @@ from jax.typing import ArrayLike
 
 from alrc import rule, state
 from alrc.jax import inputs
-from alrc.rule import Groups, Moments
+from alrc.rule import Limited, Moments, Reduction, Summary
 from alrc.settings import Settings
 
 _LARGEST_COUNT = 2**31 - 1
@@ -130,57 +130,59 @@ def clip(
             f"{settings!r}. Call clip(loss, moments, settings), with settings=Settings()."
         )
     moments = inputs.checked_moments("clip", "moments", moments, settings)
-    wide = loss if loss.dtype in (jnp.float32, jnp.float64) else loss.astype(jnp.float32)
+    wide = inputs.at_least_float32(loss)
     losses = jax.lax.stop_gradient(wide)
     weights = None if mask is None else inputs.checked_weights(mask, losses)
     index = inputs.checked_group(group, loss, settings)
-    step = limit_and_advance(losses, weights, moments, settings, axis_name, index)
-    limited = rule.attach(wide, losses, step.losses).astype(loss.dtype)
-    # Others are taken untouched, so that neither NaN nor rounding can reach their gradients.
-    return jnp.where(step.losses.limited, limited, loss), step.moments
+    largest = inputs.largest_factor(loss)
+    limited, moments = limit_and_advance(
+        losses, weights, moments, settings, axis_name, index, largest
+    )
+    return rule.attach(jnp, loss, wide, losses, limited, lambda x: x.astype(loss.dtype)), moments
 
 
 # Compiled by itself, or it would take 40 ms where nothing around it is compiled.
-@functools.partial(jax.jit, static_argnames=("settings", "axis_name"), inline=True)
+@functools.partial(
+    jax.jit, static_argnames=("settings", "axis_name", "largest_factor"), inline=True
+)
 def limit_and_advance(
     losses: Array,
     weights: Array | None,
     moments: Moments,
     settings: Settings,
     axis_name: Hashable | None,
-    index: Array | None = None,
-) -> rule.Step:
+    index: Array | None,
+    largest_factor: float,
+) -> tuple[Limited, Moments]:
     """One call of the rule on detached losses."""
+    moments = jax.lax.stop_gradient(moments)
+    pool = None if axis_name is None else functools.partial(_summary_of_all_devices, axis_name)
     groups = None
     if index is not None:
         (num_groups,) = moments.mean.shape
         groups = _sums_over_groups(index, losses, num_groups)
         weights = jnp.ones_like(losses) if weights is None else weights
         weights = jnp.where(index < num_groups, weights, 0)  # those of no group do not count
-    pool = None if axis_name is None else functools.partial(_summary_of_all_devices, axis_name)
-    moments = jax.lax.stop_gradient(moments)
     # The rule mixes dtypes and ranks where that is harmless, which a user may have forbidden.
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        step = rule.step(jnp, losses, weights, moments, settings, pool, groups)
-    new = inputs.in_their_dtypes(step.moments)
+        step, new = rule.step(jnp, losses, weights, moments, settings, pool, groups, largest_factor)
+    new = inputs.in_their_dtypes(new)
     # A count that has reached its largest number stays there.
     count = jnp.maximum(new.num_updates, moments.num_updates)
-    return step._replace(moments=new._replace(num_updates=count))
+    return step.losses, new._replace(num_updates=count)
 
 
-def _summary_of_all_devices(
-    axis_name: Hashable, total: Array, shift: Array, spread: Array
-) -> rule.Summary:
-    """Total, shift and spread of the losses of all devices, by one collective."""
+def _summary_of_all_devices(axis_name: Hashable, here: Summary) -> Summary:
+    """The summary of the losses of all devices, by one collective."""
     # Each in a row of its own; a sum, unlike a gather, is known to be the same on all devices.
     psum: Any = jax.lax.psum
-    here = jnp.arange(psum(1, axis_name)) == jax.lax.axis_index(axis_name)
-    numbers = jnp.stack([total, shift, spread])[:, None]
-    rows = jnp.where(here.reshape(-1, *[1] * total.ndim), numbers, 0.0)
-    return rule.combine(jnp, *psum(rows, axis_name))
+    own = jnp.arange(psum(1, axis_name)) == jax.lax.axis_index(axis_name)
+    numbers = jnp.stack(here)[:, None]
+    rows = jnp.where(own.reshape(-1, *[1] * here.total.ndim), numbers, 0.0)
+    return rule.combine(jnp, Summary(*psum(rows, axis_name)))
 
 
-def _sums_over_groups(index: Array, losses: Array, num_groups: int) -> Groups:
+def _sums_over_groups(index: Array, losses: Array, num_groups: int) -> Reduction:
     """How losses in these groups meet the moments of all groups."""
     # A loss of no group does not count, so that it may read the last, and add its 0 to it.
     index = jnp.minimum(index, num_groups - 1)
@@ -200,4 +202,4 @@ def _sums_over_groups(index: Array, losses: Array, num_groups: int) -> Groups:
         sums = jnp.zeros(num_groups, values.dtype)
         return sums.at[index].add(values, mode="promise_in_bounds", **whole)
 
-    return Groups(take, add)
+    return Reduction(take, add)

@@ -7,7 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
 
+from alrc import refusals, rule
 from alrc.rule import Moments
 from alrc.settings import Settings
 
@@ -22,11 +24,19 @@ def checked_loss(who: str, name: str, loss: Any) -> Array:
         array = None
     if array is None or not jnp.issubdtype(array.dtype, jnp.floating):
         got = repr(loss) if array is None else f"{array.dtype} of shape {array.shape}"
-        raise TypeError(
-            f"{who}: {name} must be a floating array, because it is scaled to its limit; got "
-            f"{got}. Pass what the loss function returned, before .astype(int) or the like."
-        )
+        mend = "Pass what the loss function returned, before .astype(int) or the like."
+        raise refusals.loss(who, got, mend, name=name)
     return array
+
+
+def at_least_float32(loss: Array) -> Array:
+    return loss if loss.dtype in (jnp.float32, jnp.float64) else loss.astype(jnp.float32)
+
+
+def largest_factor(*gradients: ArrayLike) -> float:
+    """What gradients of these dtypes may be multiplied by and stay finite."""
+    halves = any(jnp.result_type(gradient) == jnp.float16 for gradient in gradients)
+    return rule.LARGEST_FACTOR_FLOAT16 if halves else rule.LARGEST_FACTOR
 
 
 def checked_moments(who: str, name: str, moments: Any, settings: Settings) -> Moments:
@@ -50,7 +60,6 @@ def checked_moments(who: str, name: str, moments: Any, settings: Settings) -> Mo
             f"{who}: {name} must be the Moments that init or the last call returned; got "
             f"{moments!r}. Start from init, and hand on what each call returns."
         )
-    shape = () if settings.num_groups is None else (settings.num_groups,)
     arrays = {}
     for field, number in zip(Moments._fields, three, strict=True):
         array = _real_array(number)
@@ -61,7 +70,7 @@ def checked_moments(who: str, name: str, moments: Any, settings: Settings) -> Mo
                 f"Pass alrc.jax.init(settings, saved={name}.to_dict()), which takes those of any "
                 "framework."
             )
-        if array.shape != shape:
+        if array.shape != settings.shape:
             raise ValueError(_wrong_shape(who, name, field, array.shape, settings.num_groups))
         if jnp.issubdtype(array.dtype, jnp.floating) and array.dtype.itemsize < 4:
             raise TypeError(
@@ -111,20 +120,30 @@ def in_their_dtypes(moments: Moments) -> Moments:
 
 
 def checked_weights(mask: Any, losses: Array) -> Array:
+    """The mask in a dtype that holds its smallest weight, too."""
     try:
-        weights = jax.lax.stop_gradient(jnp.asarray(mask))
+        weights = jnp.asarray(_within_float32(mask))
     except (TypeError, ValueError):
-        raise TypeError(
-            "clip: mask must be an array, True or positive where a loss counts; got "
-            f"{mask!r}. Pass jnp.asarray of numbers or booleans."
-        ) from None
+        weights = None
+    if weights is None or jnp.issubdtype(weights.dtype, jnp.complexfloating):
+        mend = "Pass jnp.asarray of numbers or booleans."
+        raise refusals.mask_kind("clip", mask, mend)
     if weights.shape != losses.shape:
-        raise ValueError(
-            "clip: mask must have the shape of loss, because it says which losses count; got a "
-            f"mask of shape {weights.shape} and losses of shape {losses.shape}. Compute one loss "
-            "per example, before any mean, or pass jnp.broadcast_to(mask, loss.shape)."
+        mend = (
+            "Compute one loss per example, before any mean, or pass "
+            "jnp.broadcast_to(mask, loss.shape)."
         )
-    return weights.astype(losses.dtype)
+        raise refusals.mask_shape("clip", weights.shape, losses.shape, mend)
+    dtype = jnp.promote_types(weights.dtype, losses.dtype)
+    return jax.lax.stop_gradient(weights).astype(dtype)
+
+
+def _within_float32(mask: Any) -> Any:
+    """The mask; NumPy's of 64 bits held where none becomes another as JAX cuts it to 32."""
+    numpy = isinstance(mask, np.ndarray | np.number)
+    if not numpy or mask.dtype.kind not in "iuf" or mask.dtype.itemsize < 8:
+        return mask
+    return np.where(mask > 0, np.clip(mask, rule.SMALLEST_WEIGHT, rule.LARGEST_WEIGHT), 0.0)
 
 
 def checked_group(group: Any, loss: Array, settings: Settings) -> Array | None:
@@ -133,30 +152,21 @@ def checked_group(group: Any, loss: Array, settings: Settings) -> Array | None:
     if size is None and group is None:
         return None
     if size is None:
-        raise ValueError(
-            "clip: group must be left out, because the moments are shared by all losses; got "
-            f"{group!r}. Pass Settings(num_groups=K), or call it without group."
-        )
+        mend = "Pass Settings(num_groups=K), or call it without group."
+        raise refusals.needless_group("clip", group, mend)
     if group is None:
-        raise ValueError(
-            f"clip: group must say which of the {size} groups the losses are in; got None. Pass "
-            "group=index: one whole number, or one for each loss."
-        )
+        mend = "Pass group=index: one whole number, or one for each loss."
+        raise refusals.missing_group("clip", size, mend)
     # NumPy's numbers stay so for now: JAX would cut off what int32 cannot hold, and 2**32 be 0.
     xp: Any = np if isinstance(group, int | np.ndarray | np.integer) else jnp
     index = xp.asarray(group)
     if not jnp.issubdtype(index.dtype, jnp.integer):
-        raise TypeError(
-            f"clip: group must hold whole numbers; got {index.dtype} of shape {index.shape}. Pass "
-            "group.astype(int)."
-        )
+        got = f"{index.dtype} of shape {index.shape}"
+        raise refusals.group_kind("clip", got, "Pass group.astype(int).")
     if index.shape not in (loss.shape, ()):
-        raise ValueError(
-            f"clip: group must be one number or have the shape of loss; got a group of shape "
-            f"{index.shape} and losses of shape {loss.shape}. Pass "
-            "jnp.broadcast_to(group, loss.shape)."
-        )
+        mend = "Pass jnp.broadcast_to(group, loss.shape)."
+        raise refusals.group_shape("clip", index.shape, loss.shape, mend)
     if index.dtype.itemsize < 4:  # which may not hold num_groups
         index = index.astype(xp.int32)
-    index = xp.where((index < 0) | (index >= size), size, index)
+    index = rule.group_index(xp, index, size)
     return jnp.broadcast_to(jnp.asarray(index, jnp.int32), loss.shape)

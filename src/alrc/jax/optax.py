@@ -105,19 +105,22 @@ def scale_by_alrc(
                 "its limit set the scale; got none. Call "
                 "update(gradients, state, params, value=loss)."
             )
-        loss = jax.lax.stop_gradient(inputs.checked_loss("scale_by_alrc", "value", value))
+        loss = inputs.checked_loss("scale_by_alrc", "value", value)
         if loss.shape != ():
             raise ValueError(
                 "scale_by_alrc: value must be one loss, of shape (), because all updates are "
                 f"scaled alike; got shape {loss.shape}. Pass the scalar that was differentiated, "
                 "or limit each loss with alrc.jax.clip."
             )
-        loss = loss if loss.dtype == jnp.float64 else loss.astype(jnp.float32)
         moments = inputs.checked_moments("scale_by_alrc", "state", state, settings)
-        step = limit_and_advance(loss, None, moments, settings, axis_name)
-        factor = step.losses.factor
+        losses = jax.lax.stop_gradient(inputs.at_least_float32(loss))
+        largest = inputs.largest_factor(*jax.tree.leaves(updates))
+        limited, moments = limit_and_advance(
+            losses, None, moments, settings, axis_name, None, largest
+        )
+        factor = limited.factor
         with jax.numpy_dtype_promotion("standard"):  # half-precision gradients, in float32
             scaled = jax.tree.map(lambda g: (g * factor).astype(jnp.asarray(g).dtype), updates)
-        return scaled, step.moments
+        return scaled, moments
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
