@@ -1,10 +1,12 @@
 """Under JAX's transformations: jit, vmap, grad, scan, donation."""
 
+import math
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from agreement import stream
 from jax.experimental import checkify
 
@@ -123,17 +125,20 @@ def test_donated_moments_are_reused() -> None:
     assert third.num_updates == 2
 
 
-@pytest.mark.parametrize("center", ["zero", "mean"])
-@pytest.mark.parametrize("below", [None, 2.0])
-@pytest.mark.parametrize("start", [START, {}, {"mu1_start": 0.0, "mu2_start": 0.0}])
-@pytest.mark.parametrize("num_groups", [None, 2])
-def test_tools_that_look_for_nan_find_none_in_branches_not_taken(
-    center, below, start, num_groups
-) -> None:
-    settings = Settings(
-        num_stddev_below=below, center=center, num_groups=num_groups, warmup=1, **start
-    )
-    group = {} if num_groups is None else {"group": jnp.array([0, 1, 1, -1, 2])}
+@pytest.mark.parametrize(
+    "options",
+    [
+        START,
+        {"center": "mean", "mu1_start": 0.0, "mu2_start": 0.0},
+        {"center": "mean", "num_stddev_below": 2.0, "num_groups": 2, **START},
+        {"num_stddev_below": 2.0, "num_groups": 2, "warmup": 1},
+        {"num_stddev": math.inf, "num_stddev_below": 1.0},
+    ],
+    ids=str,
+)
+def test_tools_that_look_for_nan_find_none_in_branches_not_taken(options) -> None:
+    settings = Settings(**options)
+    group = {"group": jnp.array([0, 1, 1, -1, 2])} if "num_groups" in options else {}
 
     def gradients(losses, moments):
         values, pull_back, moments = jax.vjp(

@@ -134,7 +134,8 @@ def checked_weights(mask: Any, losses: Array) -> Array:
             "jnp.broadcast_to(mask, loss.shape)."
         )
         raise refusals.mask_shape("clip", weights.shape, losses.shape, mend)
-    dtype = jnp.promote_types(weights.dtype, losses.dtype)
+    with jax.numpy_dtype_promotion("standard"):  # which a user may have forbidden
+        dtype = jnp.promote_types(weights.dtype, losses.dtype)
     return jax.lax.stop_gradient(weights).astype(dtype)
 
 
