@@ -37,7 +37,7 @@ LARGEST_MOMENT = 2.0**127
 # Keeps the factor of a huge loss from underflowing to 0, and of a tiny one from overflowing.
 SMALLEST_FACTOR, LARGEST_FACTOR = 2.0**-126, 2.0**126
 # The same for gradients in float16, of which the largest is 65504.
-LARGEST_FACTOR_FLOAT16 = 2.0**15
+LARGEST_FACTOR_FLOAT16 = 2.0**14
 # Weights are held in this range, so that neither a tiny one underflows nor an infinite one spreads.
 SMALLEST_WEIGHT, LARGEST_WEIGHT = 2.0**-60, 2.0**60
 
