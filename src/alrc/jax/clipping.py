@@ -130,18 +130,17 @@ def clip(
             f"{settings!r}. Call clip(loss, moments, settings), with settings=Settings()."
         )
     moments = inputs.checked_moments("clip", "moments", moments, settings)
-    wide = inputs.at_least_float32(loss)
-    losses = jax.lax.stop_gradient(wide)
+    losses = jax.lax.stop_gradient(inputs.at_least_float32(loss))
     weights = None if mask is None else inputs.checked_weights(mask, losses)
     index = inputs.checked_group(group, loss, settings)
     largest = inputs.largest_factor(loss)
     limited, moments = limit_and_advance(
         losses, weights, moments, settings, axis_name, index, largest
     )
-    return rule.attach(jnp, loss, wide, losses, limited, lambda x: x.astype(loss.dtype)), moments
+    return _attach(loss, limited), moments
 
 
-# Compiled by itself, or it would take 40 ms where nothing around it is compiled.
+# Both compiled by themselves, or a call would take 40 ms where nothing around it is compiled.
 @functools.partial(
     jax.jit, static_argnames=("settings", "axis_name", "largest_factor"), inline=True
 )
@@ -170,6 +169,17 @@ def limit_and_advance(
     # A count that has reached its largest number stays there.
     count = jnp.maximum(new.num_updates, moments.num_updates)
     return step.losses, new._replace(num_updates=count)
+
+
+@functools.partial(jax.jit, inline=True)
+def _attach(loss: Array, limited: Limited) -> Array:
+    """The limited losses, with their factors as derivatives towards ``loss``."""
+    wide = inputs.at_least_float32(loss)
+    detached = jax.lax.stop_gradient(wide)
+    attached: Array = rule.attach(
+        jnp, loss, wide, detached, limited, lambda x: x.astype(loss.dtype)
+    )
+    return attached
 
 
 def _summary_of_all_devices(axis_name: Hashable, here: Summary) -> Summary:
