@@ -129,3 +129,11 @@ def test_with_x64_losses_are_limited_in_float64() -> None:
         values, pull_back, _ = jax.vjp(lambda x: clip(x, init(settings), settings), x, has_aux=True)
         assert values.tolist() == [1 / 3, 4.0]
         np.testing.assert_allclose(pull_back(jnp.ones(2))[0], [1.0, 4 / (8 + 1e-9)], rtol=1e-14)
+
+
+def test_a_tiny_float16_loss_that_is_raised_has_a_finite_gradient() -> None:
+    settings = Settings(num_stddev_below=0.5, **START)  # the lower limit is 0.5
+    loss = jnp.array([6e-8, 1.0], jnp.float16)
+    values, pull_back, _ = jax.vjp(lambda x: clip(x, init(settings), settings), loss, has_aux=True)
+    assert values.tolist() == [0.5, 1.0]
+    assert pull_back(jnp.ones_like(loss))[0].tolist() == [2.0**14, 1.0]

@@ -72,6 +72,18 @@ def test_scaling_keeps_the_dtypes_of_updates_under_strict_promotion() -> None:
         assert [str(x.dtype) for x in state] == ["float32", "float32", "int32"]
 
 
+@pytest.mark.parametrize("half", ["value", "updates"])
+def test_gradients_in_float16_that_are_scaled_up_stay_finite(half) -> None:
+    transform = scale_by_alrc(num_stddev_below=0.5, **START)  # the lower limit is 0.5
+    state = transform.init(None)
+    dtype = jnp.float16 if half == "updates" else jnp.float32
+    value = jnp.float16(6e-8) if half == "value" else jnp.float32(1e-30)
+    updates = {"a": jnp.ones(2, dtype), "b": jnp.ones(2)}
+    scaled, _ = transform.update(updates, state, value=value)
+    assert scaled["a"].dtype == dtype
+    assert scaled["a"].tolist() == [2.0**14, 2.0**14]
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_broken_value_leaves_updates_and_moments_alone(bad) -> None:
     transform = scale_by_alrc(**START)

@@ -3,6 +3,7 @@
 import sys
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -59,6 +60,39 @@ def test_bad_input_is_refused_word_for_word() -> None:
     assert refusal(TypeError, lambda: transform.update(1.0, state, value=4)).startswith(
         "scale_by_alrc: value must be a floating array"
     )
+
+
+def test_traced_settings_are_refused_with_the_way_to_have_several() -> None:
+    def call(num_stddev):
+        return clip(1.0, init(Settings()), Settings(num_stddev=num_stddev))
+
+    for transformed in (
+        jax.vmap(call),
+        jax.jit(lambda x: call(x[0])),
+        jax.grad(lambda x: call(x[0])),
+    ):
+        message = refusal(TypeError, lambda: transformed(jnp.array([1.0, 2.0])))  # noqa: B023
+        assert message.startswith("ALRC: num_stddev must be a number; got ")
+        assert message.endswith(
+            "Pass a float, for example num_stddev=2.5. Settings are compiled in and cannot be "
+            "traced, as by jit or vmap; the docstring of alrc.jax.clip shows how to limit by "
+            "several of them in one call."
+        )
+    assert "lax.switch(index, [partial(clip, settings=s) for s in several]" in clip.__doc__
+
+
+def test_masks_that_are_no_weights_are_refused_and_extreme_ones_held() -> None:
+    settings = Settings(mu1_start=1.0, mu2_start=2.0, decay=0.5)
+    message = refusal(TypeError, lambda: clip(1.0, init(settings), settings, np.complex64(1j)))
+    assert message == (
+        "clip: mask must be an array, True or positive where a loss counts; got np.complex64(1j). "
+        "Pass jnp.asarray of numbers or booleans."
+    )
+    losses = jnp.array([3.0, 9.0])
+    for tiny in (np.array([1e-300, 0.0]), np.array([2**40, 0]), np.array([5e-324, -1e300])):
+        values, moments = clip(losses, init(settings), settings, tiny)
+        assert values.tolist() == [3.0, 9.0]
+        assert moments.mean == 2.0
 
 
 def test_missing_optax_is_named_with_its_remedy(monkeypatch) -> None:

@@ -1,7 +1,8 @@
 """The pure functions: the moments before the first call, and one call on losses and moments."""
 
+import contextlib
 import functools
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -162,8 +163,7 @@ def limit_and_advance(
         groups = _sums_over_groups(index, losses, num_groups)
         weights = jnp.ones_like(losses) if weights is None else weights
         weights = jnp.where(index < num_groups, weights, 0)  # those of no group do not count
-    # The rule mixes dtypes and ranks where that is harmless, which a user may have forbidden.
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+    with _any_promotion():
         step, new = rule.step(jnp, losses, weights, moments, settings, pool, groups, largest_factor)
     new = inputs.in_their_dtypes(new)
     # A count that has reached its largest number stays there.
@@ -176,10 +176,18 @@ def _attach(loss: Array, limited: Limited) -> Array:
     """The limited losses, with their factors as derivatives towards ``loss``."""
     wide = inputs.at_least_float32(loss)
     detached = jax.lax.stop_gradient(wide)
-    attached: Array = rule.attach(
-        jnp, loss, wide, detached, limited, lambda x: x.astype(loss.dtype)
-    )
+    with _any_promotion():
+        attached: Array = rule.attach(
+            jnp, loss, wide, detached, limited, lambda x: x.astype(loss.dtype)
+        )
     return attached
+
+
+@contextlib.contextmanager
+def _any_promotion() -> Iterator[None]:
+    """The rule mixes dtypes and ranks where that is harmless, which a user may have forbidden."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
 
 
 def _summary_of_all_devices(axis_name: Hashable, here: Summary) -> Summary:

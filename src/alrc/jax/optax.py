@@ -114,7 +114,7 @@ def scale_by_alrc(
             )
         moments = inputs.checked_moments("scale_by_alrc", "state", state, settings)
         losses = jax.lax.stop_gradient(inputs.at_least_float32(loss))
-        largest = inputs.largest_factor(*jax.tree.leaves(updates))
+        largest = inputs.largest_factor(loss, *jax.tree.leaves(updates))
         limited, moments = limit_and_advance(
             losses, None, moments, settings, axis_name, None, largest
         )
