@@ -135,7 +135,9 @@ WRONG_TYPE = {
     "tensor without a value": (
         {"mu1_start": torch.empty((), device="meta"), "mu2_start": 1.0},
         "ALRC: mu1_start must be a number; got tensor(..., device='meta', size=()) of type Tensor. "
-        "Pass a float, for example mu1_start=2.5.",
+        "Pass a float, for example mu1_start=2.5. Settings are compiled in and cannot be traced, "
+        "as by jit or vmap; the docstring of alrc.jax.clip shows how to limit by several of them "
+        "in one call.",
     ),
     "bool": (
         {"num_stddev_below": False},
