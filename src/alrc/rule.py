@@ -375,8 +375,9 @@ def attach(
         result: What the rule made of them.
         narrow: Gives numbers the dtype of ``loss``.
     """
-    # Not detached - wide, which is NaN for infinite losses, where tools that look for it see it.
-    off = xp.where(result.limited, detached, xp.ones_like(detached)) - wide
+    # Anything finite for losses that are not limited: of infinite ones, detached - wide is NaN,
+    # which some tools look for even where it is not used.
+    off = xp.where(result.limited, detached, result.factor) - wide
     return xp.where(result.limited, narrow(result.value - off * result.factor), loss)
 
 

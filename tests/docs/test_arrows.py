@@ -25,7 +25,7 @@ ARROWS = {
     "alrc.refusals": {"alrc.rule", "alrc.settings"},
     "alrc.opaque": {"alrc.rule"},
     **dict.fromkeys(FRONT_ENDS, CORE),
-    "alrc.integrations": FRONT_ENDS,
+    "alrc.integrations": FRONT_ENDS | CORE,
     "alrc.lab": {"alrc", "alrc.settings", *FRONT_ENDS},
     "alrc.cli": {"alrc.lab"},
 }

@@ -151,6 +151,7 @@ def test_a_study_that_was_stopped_and_killed_ends_as_if_it_were_not(
     )
 
 
+@pytest.mark.slow
 def test_40_runs_survive_kills_of_the_command_and_of_its_workers(
     folder: Path, tmp_path: Path
 ) -> None:

@@ -60,7 +60,8 @@ class ALRC(state.Readings, nn.Module):
             automatically, from the plain average of the losses seen so far.
         mu2_start: First estimate of the mean squared loss, at least ``mu1_start**2``.
         num_stddev_below: Number of standard deviations below the mean at which low losses are
-            raised, > 0, or None for no lower limit. Larger raises fewer losses.
+            raised, > 0, or None for no lower limit. Larger raises fewer losses. Its product with
+            ``num_stddev`` must be above 1.
         warmup: Calls to watch before the first loss is limited, >= 1; automatic start only.
         center: Point towards which gradients are scaled. ``"zero"`` (the paper): by limit / loss,
             for losses >= 0. ``"mean"``: by (limit - mean) / (loss - mean), for losses of either
@@ -92,9 +93,12 @@ class ALRC(state.Readings, nn.Module):
     Note:
         In ``eval()`` mode, and where gradients are off (``torch.no_grad()``), losses pass
         through and nothing moves. A NaN or infinite loss comes back as it came, is counted, and
-        never enters the moments. On the CPU, losses of which none is limited are returned as the
-        same tensor. Call it outside a region of activation checkpointing: inside, the losses
-        would meet it twice, the second time with other moments, which it refuses.
+        never enters the moments; so does a finite one that float32 moments cannot hold, from
+        4.6e18 on, if there is no limit for it. With center ``"zero"``, a loss of exactly 0 comes
+        back and counts nowhere. On the CPU, losses of which none is limited are returned as the
+        same tensor: work in place on the result would change the loss that you log. Call it
+        outside a region of activation checkpointing: inside, the losses would meet it twice, the
+        second time with other moments, which it refuses.
 
     Raises:
         TypeError: From the constructor, if a setting is of the wrong type; from the call, if
@@ -104,7 +108,13 @@ class ALRC(state.Readings, nn.Module):
             ``group`` is missing, needless or out of range (where looking costs no wait for the
             device).
         RuntimeError: From the call, if it is made during a backward pass, as activation
-            checkpointing does; or if another rank has died or made no call in time.
+            checkpointing does; if the state cannot move in place, as under ``torch.func.grad``;
+            or if another rank has died or made no call in time.
+        AttributeError: If a setting is changed later.
+
+    Warns:
+        UserWarning: From the first call, if the state is memory that nothing has set, or was cast
+            by other means than ``.to()``.
 
     Example:
         >>> import torch
@@ -175,6 +185,7 @@ class ALRC(state.Readings, nn.Module):
         """Sets the moments to their start and the counts to 0; after ``to_empty()``, say."""
         self._exchange = None
         buffers.reset(self._buffers, self.settings)
+        self._seen_to_be_sound()
 
     def forward(
         self, loss: Tensor, mask: Tensor | None = None, group: Tensor | int | None = None
@@ -185,17 +196,17 @@ class ALRC(state.Readings, nn.Module):
         if not (self.training and torch.is_grad_enabled()):
             return loss
         check_outside_of_backward()
-        self._vet(moments.mean)
+        if torch.compiler.is_compiling() or not self._is_vetted(moments.mean):
+            self._vet()
         self.wait()
-        if self.sync is False:
-            ranks.keep_out_of_broadcast(ALRC)
         # On the CPU by reading numbers, wherever that can be; else by the same rule on tensors.
         plain = mask is None and groups is None
         result = host.observe(loss, moments, self.settings) if plain else None
         limited, step = result or pure.observe(loss, moments, self.settings, mask, groups)
         self._take_over(step)
-        for hook in self._step_hooks.values():
-            hook(self, loss, mask, group, step)
+        if self._step_hooks:
+            for hook in self._step_hooks.values():
+                hook(self, loss, mask, group, step)
         return limited
 
     def register_step_hook(self, hook: StepHook) -> RemovableHandle:
@@ -273,20 +284,26 @@ class ALRC(state.Readings, nn.Module):
         for name, number in numbers.items():
             buffer = getattr(self, name)
             buffer.copy_(torch.tensor(number, dtype=buffer.dtype))
+        self._seen_to_be_sound()
 
-    def _vet(self, mean: Tensor) -> None:
-        """Looks at the state once for each tensor that it is in."""
-        if torch.compiler.is_compiling():
-            buffers.vet(self._buffers, self.settings)
-            return
+    def _is_vetted(self, mean: Tensor) -> bool:
         vetted = self._vetted
-        if vetted is None or vetted() is not mean or mean.dtype is not torch.float32:
-            buffers.vet(self._buffers, self.settings)
-            self._vetted = weakref.ref(mean)
+        return vetted is not None and vetted() is mean and mean.dtype is torch.float32
+
+    def _vet(self) -> None:
+        """Looks at the state once for each tensor that it is in."""
+        buffers.vet(self._buffers, self.settings)
+        if not torch.compiler.is_compiling():
+            self._seen_to_be_sound()
+
+    def _seen_to_be_sound(self) -> None:
+        mean: Any = self._buffers["mean"]
+        self._vetted = weakref.ref(mean)
 
     def _take_over(self, step: Step) -> None:
         """Moves the moments; or, with other ranks, starts the exchange that will."""
-        if not ranks.many(self.sync):
+        if self.sync is False or not ranks.many(self.sync):
+            ranks.keep_out_of_broadcast(ALRC)
             self._advance(step.summary, step.counts)
             return
         overlaps = self.async_op and not torch.compiler.is_compiling()  # a graph keeps no handle
@@ -306,8 +323,11 @@ class ALRC(state.Readings, nn.Module):
             for old, new in zip(before, after, strict=True):
                 old.fill_(new) if on_host else old.copy_(new)
             for name, count in zip(state.COUNTS, counts, strict=True):
-                if type(count) is not int or count:  # on the host, most often nothing happened
-                    self._buffers[name].add_(count)  # type: ignore[union-attr]
+                buffer: Any = self._buffers[name]
+                if type(count) is not int:
+                    buffer.add_(count)
+                elif count:  # on the host most often 0; and faster than to add a number
+                    buffer.fill_(buffer.item() + count)
         except RuntimeError as error:
             raise RuntimeError(
                 "ALRC: its moments must move in place at each call in training, and cannot here: "
@@ -408,3 +428,4 @@ class ALRC(state.Readings, nn.Module):
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
+        self._seen_to_be_sound()
