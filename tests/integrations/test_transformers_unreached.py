@@ -149,6 +149,14 @@ def test_an_alrc_in_the_model_is_warned_about(kind, tmp_path) -> None:
     ]
 
 
+def test_a_loss_without_a_gradient_comes_back_as_it_is(tmp_path) -> None:
+    trainer = build("mixin", tmp_path, ALRC(), language_model(), sequences())
+    inputs = {name: x.unsqueeze(0) for name, x in sequences()[0].items()}
+    loss = trainer.compute_loss(trainer.model.train().requires_grad_(False), inputs)
+    assert not loss.requires_grad
+    assert loss == trainer.model(**inputs).loss
+
+
 # Trainers that return the loss alone
 
 

@@ -259,8 +259,10 @@ class _Checks(TrainerCallback):
         )
 
     def _hiding(self) -> str:
-        for base in self.trainer.__mro__:
-            for method in ("compute_loss", "training_step"):
-                if method in vars(base):
-                    return f"{base.__name__}.{method}"
-        raise AssertionError
+        methods = ("compute_loss", "training_step")
+        return next(
+            f"{base.__name__}.{method}"
+            for base in self.trainer.__mro__
+            for method in methods
+            if method in vars(base)
+        )

@@ -1,7 +1,6 @@
 """What a batch's targets are, and what the sum of their losses was divided by."""
 
 import contextlib
-import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, NamedTuple
@@ -89,9 +88,7 @@ class Normalization:
 
 def without_compiler() -> contextlib.AbstractContextManager[Any]:
     """Where a loss is computed with a number that is marked: compiled models know no marks."""
-    if "torch._dynamo" in sys.modules:
-        return torch.compiler.set_stance("force_eager")  # type: ignore[no-any-return]
-    return contextlib.nullcontext()
+    return torch.compiler.set_stance("force_eager")  # type: ignore[no-any-return]
 
 
 def unmark(x: Any) -> Any:
