@@ -1,6 +1,7 @@
 """One training after another: whose moments they begin with."""
 
 import pytest
+import torch
 from hugging_face import (
     BOTH,
     SETTINGS,
@@ -16,6 +17,7 @@ from hugging_face import (
 )
 
 from alrc.integrations.transformers import ALRCTrainerCallback
+from alrc.integrations.transformers.run import Run
 from alrc.torch import ALRC
 
 
@@ -114,3 +116,30 @@ def test_a_checkpoint_is_gone_on_from_whatever_was_trained_before(kind, tmp_path
     again = saving(alrc, tmp_path / "again")
     again.train()  # from the start that this ALRC had before all of them
     assert_identical(steps(again), steps(whole))
+
+
+@pytest.mark.parametrize(
+    "wrap", [lambda model: torch.compile(model, backend="eager"), torch.nn.DataParallel]
+)
+def test_what_is_put_around_a_model_makes_no_other_of_it(wrap) -> None:
+    model, alrc = torch.nn.Linear(1, 1), ALRC(**SETTINGS)
+    run = Run("ALRCTrainerMixin", alrc)
+    run.begin(model, resumed=False)
+    run.limit(torch.tensor(2.0), 1.0)
+    run.end()
+    run.begin(wrap(model), resumed=False)
+    assert alrc.num_losses == 1
+    run.begin(wrap(torch.nn.Linear(1, 1)), resumed=False)
+    assert alrc.num_losses == 0
+
+
+@BOTH
+def test_another_alrc_may_take_the_place_of_the_first(kind, tmp_path) -> None:
+    first, other = ALRC(**SETTINGS), ALRC(**SETTINGS)
+    trainer = build(kind, tmp_path, first, language_model(), sequences())
+    holder = trainer if kind == "mixin" else trainer.pop_callback(ALRCTrainerCallback)
+    holder.alrc = other
+    if kind == "callback":
+        trainer.add_callback(holder)
+    trainer.train()
+    assert (first.num_losses, other.num_losses, holder.alrc) == (0, 6, other)

@@ -31,7 +31,7 @@ class Run:
         self.who = who
         self.alrc = alrc
         self.num_losses = self.num_gradients = 0  # since the last step of the optimizer
-        self._loss: Tensor | None = None  # the last one seen
+        self._loss = torch.tensor(math.nan)  # the last one seen
         self._kept = Kept()
 
     def prepare(self, args: Any) -> None:
@@ -95,10 +95,10 @@ class Run:
 
     def metrics(self) -> dict[str, float]:
         """What ALRC did, by name; waits for the device once."""
-        numbers = {"kept": self._kept.take().to(self.alrc.mean.device), **scalars(self.alrc)}
-        if self._loss is not None:
-            numbers = {"loss": self._loss.float(), **numbers}
-        pairs = zip(numbers, torch.stack(list(numbers.values())).tolist(), strict=True)
+        numbers = {"loss": self._loss.float(), "kept": self._kept.take(), **scalars(self.alrc)}
+        device = self.alrc.mean.device
+        values = torch.stack([number.to(device) for number in numbers.values()]).tolist()
+        pairs = zip(numbers, values, strict=True)
         return {f"alrc/{name}": value for name, value in pairs if math.isfinite(value)}
 
     def end(self) -> None:
