@@ -17,7 +17,7 @@ from hugging_face import (
 )
 from transformers import TrainerControl, TrainerState
 
-from alrc.integrations.transformers import ALRCTrainerCallback
+from alrc.integrations.transformers import ALRCTrainerCallback, ALRCTrainerMixin
 from alrc.torch import ALRC
 
 
@@ -127,3 +127,8 @@ def test_without_transformers_the_module_says_what_to_install(monkeypatch) -> No
         "alrc.integrations.transformers needs transformers and accelerate, which are not both "
         'installed here. Install them with: pip install "alrc[transformers]"'
     )
+
+
+def test_the_public_names_are_of_the_module_that_users_import() -> None:
+    for public in (ALRCTrainerMixin, ALRCTrainerCallback):
+        assert public.__module__ == "alrc.integrations.transformers"
