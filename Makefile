@@ -17,7 +17,7 @@ test: .venv/installed
 
 # Old frameworks themselves warn with a newer PyTorch, so that here no warning is an error.
 oldest: .venv-oldest/installed
-	.venv-oldest/bin/pytest -n 2 --dist loadfile -o filterwarnings=default tests/test_lightning.py \
+	.venv-oldest/bin/pytest -n 2 --dist loadfile -o filterwarnings=default tests/integrations \
 	  tests/test_transformers.py tests/test_accelerate.py $(ARGS)
 
 check: lint types .venv/installed

@@ -98,7 +98,7 @@ def test_each_cell_of_the_matrix_of_stacks_names_a_test_that_exists() -> None:
     assert len(rows) == 6
     for stack, *cells in rows:
         for feature, cell in zip(head[1:], cells, strict=True):
-            (named,) = re.findall(r"^\[(.+)\]\(\.\./tests/(test_\w+\.py)\)$", cell)
+            (named,) = re.findall(r"^\[(.+)\]\(\.\./tests/([\w/]+\.py)\)$", cell)
             words, file = named
             source = (ROOT / "tests" / file).read_text()
             test = f"def test_{words.replace(' ', '_')}("

@@ -42,8 +42,10 @@ ARROWS = {
     "alrc.integrations": set(),
     "alrc.integrations.gradients": {"alrc.torch"},
     "alrc.integrations.scalars": {"alrc.torch"},
+    "alrc.integrations.passes": set(),
     "alrc.integrations.lightning": {
         "alrc.integrations.gradients",
+        "alrc.integrations.passes",
         "alrc.integrations.scalars",
         "alrc.torch",
     },

@@ -1,6 +1,7 @@
 """Trains on two processes, as a user starts it: ``python lightning_ranks.py FOLDER``.
 
-Lightning starts the second process itself. Each writes what it saw to ``FOLDER/<rank>.json``.
+Lightning starts the second process itself. Each writes what it saw to ``FOLDER/<rank>.json``. With
+``FOLDER ddp_fork``, it forks one that trains, and prints what ALRCCallback said and has learnt.
 """
 
 import json
@@ -17,6 +18,13 @@ from alrc.torch import ALRC
 
 SETTINGS = {"num_stddev": 1.0, "decay": 0.9, "warmup": 3}
 LEARNING_RATE, ACCUMULATED, LOGGED = 0.05, 2, 3
+ONE_EPOCH = {
+    "max_epochs": 1,
+    "accelerator": "cpu",
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+}
 
 
 def batches(rank: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -70,25 +78,38 @@ class Recorder(Callback):
         self.states.append({name: buffer.item() for name, buffer in self.alrc.named_buffers()})
 
 
-if __name__ == "__main__":
-    warnings.simplefilter("ignore")
-    torch.set_num_threads(1)
-    folder = Path(sys.argv[1])
+def train(folder: Path) -> None:
     callback = ALRCCallback(**SETTINGS)
     recorder = Recorder(callback.alrc)
     trainer = Trainer(
         callbacks=[callback, recorder],
         strategy="ddp",
-        accelerator="cpu",
         devices=2,
         accumulate_grad_batches=ACCUMULATED,
-        max_epochs=1,
         logger=CSVLogger(folder, name="", version=""),
         log_every_n_steps=LOGGED,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
+        **ONE_EPOCH,
     )
     trainer.fit(Regression())
     path = folder / f"{trainer.global_rank}.json"
     path.write_text(json.dumps({"steps": recorder.steps, "states": recorder.states}))
+
+
+def train_in_a_fork() -> None:
+    warnings.showwarning = lambda message, *_: print(message, flush=True)
+    warnings.filterwarnings("always", "ALRCCallback")
+    callback = ALRCCallback(**SETTINGS)
+    trainer = Trainer(
+        callbacks=[callback], strategy="ddp_fork", devices=1, logger=False, **ONE_EPOCH
+    )
+    trainer.fit(Regression())
+    print("losses seen here:", callback.alrc.num_losses.item())
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    if sys.argv[2:]:
+        train_in_a_fork()
+    else:
+        train(Path(sys.argv[1]))

@@ -1,0 +1,71 @@
+"""Starts a program as a user would, on one process or on several, and leaves none behind.
+
+``succeed(program, folder)`` is ``python program folder``; with ``launcher=TORCHRUN`` or
+``launcher=ACCELERATE`` it runs on so many ``ranks``. What its ranks saw they write to a folder.
+"""
+
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+TORCHRUN = "torch.distributed.run --standalone --log-dir {logs} --nproc-per-node {ranks}"
+# With --cpu, it starts one process, however many are asked for; --multi_gpu starts them all.
+ACCELERATE = (
+    "accelerate.commands.launch --multi_gpu --num_processes {ranks} --main_process_port {port}"
+)
+PATIENCE = 500  # seconds; a healthy program takes ten, and one that hangs must not last
+
+
+def run(
+    program: Path | str,
+    *arguments: object,
+    cwd: Path,
+    launcher: str = "",
+    ranks: int = 2,
+    beside: str = "",
+    **variables: str,
+) -> subprocess.CompletedProcess[str]:
+    """Runs the program in this folder, with these variables in its environment, to whatever end.
+
+    Each process finds the modules that tests find, and those beside the file that is named; it
+    has one thread and no GPU.
+    """
+    with socket.create_server(("localhost", 0)) as server:  # old versions can't find a free port
+        port = server.getsockname()[1]
+    paths = [*([str(Path(beside).parent)] if beside else []), *sys.path]
+    own = {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    with tempfile.TemporaryDirectory() as logs:
+        launched_by = launcher.format(ranks=ranks, port=port, logs=logs).split()
+        words = [*(["-m", *launched_by] if launcher else []), program, *arguments]
+        process = subprocess.Popen(
+            [sys.executable, *map(str, words)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=cwd,
+            env={**os.environ, **own, **variables},
+        )
+        try:
+            out, err = process.communicate(timeout=PATIENCE)
+        except subprocess.TimeoutExpired:
+            process.terminate()  # a launcher then ends the processes it has started
+            out, err = process.communicate()
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def succeed(program: Path | str, *arguments: object, **options: Any) -> str:
+    """Like :func:`run`, to a good end; returns what was printed."""
+    done = run(program, *arguments, **options)
+    assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-6000:]}"
+    return done.stdout
+
+
+def launch(launcher: str, script: str, folder: Path, beside: str = "") -> None:
+    """Runs a script, whose text this is and whose argument is the folder, there, on two ranks."""
+    (folder / "script.py").write_text(script)
+    options = {"launcher": launcher, "beside": beside, "HF_HOME": str(folder)}
+    succeed("script.py", folder, cwd=folder, **options)
