@@ -102,16 +102,19 @@ class Numpy(FrontEnd):
     def __call__(
         self, losses: Sequence[float], mask: Mask = None, dtype: str = "float32"
     ) -> Result:
-        weights = None if mask is None else np.asarray(mask, np.float32)
+        weights = None if mask is None else np.asarray(mask, float).astype(np.float32)
         with np.errstate(all="ignore"):
             array = np.asarray(losses, np.float32).astype(dtype).astype(np.float32)
-            step = rule.step(np, array, weights, self.state, self.settings)
+            largest = rule.LARGEST_FACTOR_FLOAT16 if dtype == "float16" else rule.LARGEST_FACTOR
+            step, moments = rule.step(
+                np, array, weights, self.state, self.settings, largest_factor=largest
+            )
             value, factor = (
-                x.astype(dtype).astype(float).tolist()
+                np.broadcast_to(x, array.shape).astype(dtype).astype(float).tolist()
                 for x in (step.losses.value, step.losses.factor)
             )
-        self._take(*step.moments)
-        self.totals += [step.num_losses, step.num_clipped, step.num_nonfinite]
+        self._take(*moments)
+        self.totals += list(step.counts)
         return value, factor
 
     def save(self) -> dict[str, float]:

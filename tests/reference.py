@@ -20,6 +20,9 @@ from decimal import Context, Decimal, localcontext
 
 PRECISION = Context(prec=60)
 SPREAD_FLOOR = Decimal("1e-4")  # the spread is never taken as less than this part of |mean|
+SMALLEST_SPREAD = Decimal(2) ** -62  # its square is the least that float32 can tell from 0
+LARGEST = Decimal(2) ** 62  # the square of a larger loss is lost in float32
+LIGHTEST, HEAVIEST = Decimal(2) ** -60, Decimal(2) ** 60  # weights are held in this range
 ZERO, ONE, INFINITY = Decimal(0), Decimal(1), Decimal("Infinity")
 
 
@@ -74,9 +77,10 @@ class Reference:
             total = sum1 = sum2 = ZERO
             weights = [True] * len(losses) if mask is None else mask
             for loss, weight in zip(losses, weights, strict=True):
-                counts = math.isfinite(weight) and weight > 0
-                if not (counts and math.isfinite(loss)):
-                    self.num_nonfinite += counts
+                counts = weight > 0
+                nothing_to_limit = loss == 0 and self._center == "zero"
+                if nothing_to_limit or not (counts and math.isfinite(loss)):
+                    self.num_nonfinite += counts and not nothing_to_limit
                     results.append(Clipped(loss, 1.0, limited=False, closeness=math.inf))
                     continue
                 x = Decimal(loss)
@@ -85,11 +89,15 @@ class Reference:
                 value = float(clipped) if limited else loss
                 closeness = float(self._closeness(x, lower, upper))
                 results.append(Clipped(value, float(factor), limited, closeness))
-                self.num_losses += 1
                 self.num_clipped += limited
-                total += Decimal(weight)
-                sum1 += Decimal(weight) * clipped
-                sum2 += Decimal(weight) * clipped * clipped
+                if abs(clipped) >= LARGEST:
+                    self.num_nonfinite += 1
+                    continue
+                self.num_losses += 1
+                share = min(max(Decimal(weight), LIGHTEST), HEAVIEST)
+                total += share
+                sum1 += share * clipped
+                sum2 += share * clipped * clipped
             if total > 0:
                 b = self._decay
                 if not self._started:  # plain average of all calls until it is long enough
@@ -105,7 +113,7 @@ class Reference:
     def _limits(self) -> tuple[Decimal, Decimal]:
         spread = max(self._variance().sqrt(), SPREAD_FLOOR * abs(self._mu1))
         warming_up = not self._started and self.num_updates < self._warmup
-        if warming_up or spread == 0:
+        if warming_up or spread < SMALLEST_SPREAD:
             return -INFINITY, INFINITY
         below = INFINITY if self._num_below is None else self._num_below * spread
         return self._mu1 - below, self._mu1 + self._num_above * spread

@@ -16,7 +16,8 @@ Mach. Learn.: Sci. Technol. 1 (2020) 015011, https://doi.org/10.1088/2632-2153/a
 """
 
 import math
-from collections.abc import Callable
+import operator
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from alrc.settings import Settings
@@ -27,10 +28,18 @@ Module = Any
 
 # A standard deviation below this share of the mean is rounding error in float32, not spread.
 RELATIVE_FLOOR = 1e-4
-# Keeps the factor of a huge loss from underflowing to 0, and of a tiny one from overflowing.
-SMALLEST_FACTOR, LARGEST_FACTOR = 2.0**-126, 2.0**126
+# Below it float32 loses the variance: no limit, rather than one that is wrong.
+SMALLEST_STDDEV = 2.0**-62
+# Losses from here on count like infinite ones: float32 could not hold their squares.
+LARGEST_LOSS = 2.0**62
 # Moments that float32 cannot hold are not taken over.
 LARGEST_MOMENT = 2.0**127
+# Keeps the factor of a huge loss from underflowing to 0, and of a tiny one from overflowing.
+SMALLEST_FACTOR, LARGEST_FACTOR = 2.0**-126, 2.0**126
+# The same for gradients in float16, of which the largest is 65504.
+LARGEST_FACTOR_FLOAT16 = 2.0**15
+# Weights are held in this range, so that neither a tiny one underflows nor an infinite one spreads.
+SMALLEST_WEIGHT, LARGEST_WEIGHT = 2.0**-60, 2.0**60
 
 
 class Moments(NamedTuple):
@@ -70,8 +79,8 @@ def numbers(array: Array, kind: Callable[[Array], float]) -> Any:
     return [kind(x) for x in array] if getattr(array, "shape", ()) else kind(array)
 
 
-class Groups(NamedTuple):
-    """How losses that belong to one group each meet moments of which every group has its own.
+class Reduction(NamedTuple):
+    """How numbers along the losses meet numbers of which each group, or all losses, have one.
 
     Attributes:
         take: Makes one number per loss of one number per group.
@@ -83,7 +92,7 @@ class Groups(NamedTuple):
 
 
 class Limited(NamedTuple):
-    """What the rule makes of some losses; every field has their shape.
+    """What the rule makes of some losses; every field has their shape, or is one for all of them.
 
     Attributes:
         value: The losses, limited.
@@ -111,35 +120,26 @@ class Summary(NamedTuple):
 
 
 class Counts(NamedTuple):
-    """How many losses counted, how many of them were limited, and how many were not finite."""
+    """How many losses counted, how many of them were limited, and how many were not finite.
+
+    Losses too large for moments in float32 count as not finite.
+    """
 
     num_losses: Array
     num_clipped: Array
     num_nonfinite: Array
 
 
-class Observed(NamedTuple):
+class Step(NamedTuple):
     """One call of the rule, up to where the moments move."""
 
     losses: Limited
-    finite: Array
     summary: Summary
     counts: Counts
 
 
-class Step(NamedTuple):
-    """One whole call of the rule: the limited losses, the next moments, and what was counted."""
-
-    losses: Limited
-    finite: Array
-    moments: Moments
-    num_losses: Array
-    num_clipped: Array
-    num_nonfinite: Array
-
-
 class Floats:
-    """The array module of Python floats: all that is needed where there is only one number."""
+    """The array module of Python floats, for what is one number, or one :class:`Column`."""
 
     sqrt = math.sqrt
 
@@ -153,11 +153,27 @@ class Floats:
 
     @staticmethod
     def divide(x: float, y: float) -> float:
-        return x / y if y else math.copysign(math.inf, x)
+        return x / y
 
     @staticmethod
     def ones_like(x: float) -> float:
         return 1.0
+
+    @staticmethod
+    def sum(x: Iterable[float], axis: int) -> float:
+        return sum(x)
+
+
+class Column(tuple[float, ...]):
+    """As many floats as there are ranks, with the operators that :func:`combine` needs."""
+
+    __slots__ = ()
+
+    def __mul__(self, other: Iterable[float]) -> "Column":  # type: ignore[override]
+        return Column(map(operator.mul, self, other))
+
+    def __sub__(self, other: float) -> "Column":
+        return Column(x - other for x in self)
 
 
 def limits(xp: Module, moments: Moments, settings: Settings) -> tuple[Array, Array]:
@@ -165,7 +181,7 @@ def limits(xp: Module, moments: Moments, settings: Settings) -> tuple[Array, Arr
     mean, variance, num_updates = moments
     stddev, floor = xp.sqrt(variance), RELATIVE_FLOOR * abs(mean)
     stddev = xp.where(stddev > floor, stddev, floor)
-    active = stddev > 0
+    active = stddev >= SMALLEST_STDDEV
     if settings.automatic:
         active = active & (num_updates >= settings.warmup)
     infinite = math.inf * xp.ones_like(mean)
@@ -178,23 +194,25 @@ def limits(xp: Module, moments: Moments, settings: Settings) -> tuple[Array, Arr
 def limit(
     xp: Module,
     losses: Array,
-    counted: Array | None,
+    limitable: Array | None,
     bounds: tuple[Array, Array],
     mean: Array,
     settings: Settings,
+    largest_factor: float = LARGEST_FACTOR,
 ) -> Limited:
-    """Limits the counted losses (None: all) to the bounds and finds each gradient's factor."""
+    """Limits the losses that may be (None: all) to the bounds and finds each gradient's factor."""
     lower, upper = bounds
     one = xp.ones_like(mean)
     offset = losses if settings.center == "zero" else losses - mean
 
     def share(bound: Array, beyond: Array) -> Array:
         bound = bound if settings.center == "zero" else bound - mean
-        return xp.where(beyond, xp.divide(bound, offset), one)
+        # Guarded before the division, for tools that look for NaN in what is not used, too.
+        return xp.divide(xp.where(beyond, bound, one), xp.where(beyond, offset, one))
 
     above = losses > upper
-    if counted is not None:
-        above = above & counted
+    if limitable is not None:
+        above = above & limitable
     # Never amplified; and nearly 0, not flipped, where the limit and the loss differ in sign.
     factor = xp.clip(share(upper, above), SMALLEST_FACTOR, 1.0)
     value = xp.where(above, upper, losses)
@@ -202,47 +220,49 @@ def limit(
         return Limited(value, factor, above)
 
     below = losses < lower
-    if counted is not None:
-        below = below & counted
+    if limitable is not None:
+        below = below & limitable
     if settings.center == "zero":
         below = below & (losses > 0)
-    raised = xp.clip(share(lower, below), SMALLEST_FACTOR, LARGEST_FACTOR)
+    raised = xp.clip(share(lower, below), SMALLEST_FACTOR, largest_factor)
     return Limited(xp.where(below, lower, value), factor * raised, above | below)
 
 
-def summarise(xp: Module, losses: Array, weights: Array, mean: Array, groups: Groups) -> Summary:
+def summarise(
+    xp: Module, losses: Array, weights: Array, mean: Array, reduction: Reduction
+) -> Summary:
     """Total weight of the losses, mean deviation from ``mean``, and variance about their own.
 
     Both are computed from deviations, so that nothing cancels when the mean is large.
     """
-    total = groups.add(weights)
+    total = reduction.add(weights)
     divisor = xp.where(total > 0, total, xp.ones_like(total))
-    deviation = losses - groups.take(mean)
-    shift = groups.add(weights * deviation) / divisor
-    residual = deviation - groups.take(shift)
-    return Summary(total, shift, groups.add(weights * (residual * residual)) / divisor)
+    deviation = losses - reduction.take(mean)
+    shift = reduction.add(weights * deviation) / divisor
+    residual = deviation - reduction.take(shift)
+    return Summary(total, shift, reduction.add(weights * (residual * residual)) / divisor)
 
 
-def combine(xp: Module, totals: Array, shifts: Array, spreads: Array) -> Summary:
+def combine(xp: Module, devices: Summary) -> Summary:
     """The summary of several devices' losses from those of each, which lie along the first axis.
 
     Sums of squares could simply be added, but would cancel where the running mean is far off.
     """
-    devices = Groups(take=lambda x: x, add=lambda x: xp.sum(x, axis=0))
-    total, shift, between = summarise(xp, shifts, totals, 0.0 * xp.sum(totals, axis=0), devices)
-    within = devices.add(totals * spreads) / xp.where(total > 0, total, xp.ones_like(total))
+    totals, shifts, spreads = devices
+    reduction = Reduction(take=lambda x: x, add=lambda x: xp.sum(x, axis=0))
+    total, shift, between = summarise(xp, shifts, totals, 0.0 * reduction.add(totals), reduction)
+    within = reduction.add(totals * spreads) / xp.where(total > 0, total, xp.ones_like(total))
     return Summary(total, shift, between + within)
 
 
-def advance(
-    xp: Module, moments: Moments, shift: Array, spread: Array, total: Array, settings: Settings
-) -> Moments:
-    """The moments after losses of weight ``total`` with this shift and spread.
+def advance(xp: Module, moments: Moments, summary: Summary, settings: Settings) -> Moments:
+    """The moments after losses of this summary.
 
     Written so that the variance is a sum of terms that rounding cannot make negative. Nothing
     moves if no loss counted or if the result is not finite.
     """
     mean, variance, num_updates = moments
+    total, shift, spread = summary
     share = 1.0 - settings.decay
     if settings.automatic:
         # The plain average of all losses so far, until that is longer than the decay.
@@ -266,40 +286,50 @@ def observe(
     weights: Array | None,
     moments: Moments,
     settings: Settings,
-    groups: Groups | None = None,
-) -> Observed:
+    groups: Reduction | None = None,
+    largest_factor: float = LARGEST_FACTOR,
+) -> Step:
     """Limits the losses, and summarises for the moments what was limited.
 
     Args:
         xp: The array module.
         losses: Detached losses of any shape, at least float32.
-        weights: Weights of the same shape and dtype; only positive ones count. None: all count.
+        weights: Weights of the same shape, at least float32; only positive ones count. None: all
+            count.
         moments: The moments before this call, which alone set its limits.
         settings: The hyperparameters.
         groups: Which group each loss belongs to. None: the moments are those of all losses.
+        largest_factor: The largest that the gradient's dtype can take.
     """
     if groups is None:
-        groups = Groups(take=lambda x: x, add=xp.sum)
-    if weights is None:
-        weights = xp.ones_like(losses)
-    finite = abs(losses) < math.inf
-    wanted = weights > 0
-    counted = finite & wanted
-    lower, upper = limits(xp, moments, settings)
+        groups = Reduction(take=lambda x: x, add=xp.sum)
     mean = groups.take(moments.mean)
+    weight = xp.ones_like(mean)
+    nothing = 0.0 * weight
+    size = abs(losses)
+    limitable = size < math.inf
+    if settings.center == "zero":
+        limitable = limitable & (size > 0)  # scaled towards 0, a 0 has nothing to limit
+    if weights is not None:
+        wanted = weights > 0
+        limitable = limitable & wanted
+        weight = xp.clip(weights, SMALLEST_WEIGHT, LARGEST_WEIGHT)
+    lower, upper = limits(xp, moments, settings)
     bounds = groups.take(lower), groups.take(upper)
-    result = limit(xp, losses, counted, bounds, mean, settings)
+    result = limit(xp, losses, limitable, bounds, mean, settings, largest_factor)
+    held = abs(result.value) < LARGEST_LOSS
+    counted = limitable & held
     summary = summarise(
         xp,
         # A loss that does not count may be NaN, which a weight of 0 would not silence.
         xp.where(counted, result.value, mean),
-        xp.where(counted, weights, 0.0 * xp.ones_like(mean)),
+        xp.where(counted, weight, nothing),
         moments.mean,
         groups,
     )
-    num_losses = groups.add(counted)
-    counts = Counts(num_losses, groups.add(result.limited), groups.add(wanted) - num_losses)
-    return Observed(result, finite, summary, counts)
+    lost = ~held if weights is None else wanted & ~held
+    counts = Counts(groups.add(counted), groups.add(result.limited), groups.add(lost))
+    return Step(result, summary, counts)
 
 
 def step(
@@ -308,27 +338,52 @@ def step(
     weights: Array | None,
     moments: Moments,
     settings: Settings,
-    pool: Callable[[Array, Array, Array], Summary] | None = None,
-    groups: Groups | None = None,
-) -> Step:
+    pool: Callable[[Summary], Summary] | None = None,
+    groups: Reduction | None = None,
+    largest_factor: float = LARGEST_FACTOR,
+) -> tuple[Step, Moments]:
     """One whole call: limit the losses, then let the limited losses move the moments.
 
     Args:
-        xp, losses, weights, moments, settings, groups: As for :func:`observe`.
+        xp, losses, weights, moments, settings, groups, largest_factor: As for :func:`observe`.
         pool: Makes the summary of the losses here that of all devices, with :func:`combine`.
             None: there are no others.
     """
-    observed = observe(xp, losses, weights, moments, settings, groups)
-    total, shift, spread = observed.summary if pool is None else pool(*observed.summary)
-    moments = advance(xp, moments, shift, spread, total, settings)
-    return Step(observed.losses, observed.finite, moments, *observed.counts)
+    result = observe(xp, losses, weights, moments, settings, groups, largest_factor)
+    summary = result.summary if pool is None else pool(result.summary)
+    return result, advance(xp, moments, summary, settings)
 
 
-def attach(loss: Array, detached: Array, result: Limited) -> Array:
-    """The limited value, with the factor as its derivative towards ``loss``.
+def attach(
+    xp: Module,
+    loss: Array,
+    wide: Array,
+    detached: Array,
+    result: Limited,
+    narrow: Callable[[Array], Array],
+) -> Array:
+    """The limited losses, with their factors as derivatives; all others as they came.
 
-    ``detached - loss`` is 0 with derivative -1, so that the value is exact, which the product
-    loss * factor is not; and it is subtracted, so that a loss of -0.0 keeps its sign. Right for
-    finite losses only: others have to be put back as they came.
+    ``detached - wide`` is 0 with derivative -1, so that the value is exact, which the product
+    loss * factor is not; and it is subtracted, so that a loss of -0.0 keeps its sign. Losses that
+    are not limited are taken untouched, so that neither NaN nor rounding reaches their gradients.
+
+    Args:
+        loss: The losses that came in.
+        wide: The same, at least float32.
+        detached: The same, without gradient.
+        result: What the rule made of them.
+        narrow: Gives numbers the dtype of ``loss``.
     """
-    return result.value - (detached - loss) * result.factor
+    # Not detached - wide, which is NaN for infinite losses, where tools that look for it see it.
+    off = xp.where(result.limited, detached, xp.ones_like(detached)) - wide
+    return xp.where(result.limited, narrow(result.value - off * result.factor), loss)
+
+
+def group_index(xp: Module, index: Array, size: int) -> Array:
+    """The index of each loss's group; ``size``, which is no group, for all that is none.
+
+    Losses of no group are never limited and move nothing. To be called with numbers that hold
+    ``size``: int8 holds 127 at most.
+    """
+    return xp.where((index >= 0) & (index < size), index, size * xp.ones_like(index))

@@ -8,8 +8,8 @@ from dataclasses import KW_ONLY, dataclass
 from typing import Literal, SupportsFloat, SupportsIndex
 
 CENTERS = ("zero", "mean")
-# Moments are kept in float32; a start beyond this would be infinite there.
-_LARGEST_START = 2.0**127
+# Moments are kept in float32; starts beyond these, or their squares, would be infinite there.
+_LARGEST_MU1, _LARGEST_MU2 = 2.0**63, 2.0**127
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,8 @@ class Settings:
             start automatically, from the plain average of the losses seen so far.
         mu2_start: First estimate of the mean squared loss, at least ``mu1_start**2``.
         num_stddev_below: Number of standard deviations below the mean at which low losses are
-            raised, > 0, or None for no lower limit. Larger raises fewer losses.
+            raised, > 0, or None for no lower limit. Larger raises fewer losses. Its product with
+            ``num_stddev`` must be above 1, or the limits would close in on the mean.
         warmup: Calls to watch before the first loss is limited, >= 1. Larger waits longer. Used
             by the automatic start only.
         center: Point towards which gradients are scaled. ``"zero"``, as in the paper, scales by
@@ -88,6 +89,15 @@ decay=0.999.
                     f"deviations {side} the mean at which losses are limited; got {value}. "
                     f"Pass {name}=3.0, or {name}={off} to limit nothing on that side."
                 )
+        above, below = self.num_stddev, self.num_stddev_below
+        if below is not None and above * below <= 1:
+            raise ValueError(
+                "ALRC: num_stddev * num_stddev_below must be greater than 1, because losses that "
+                "are limited on both sides closer to the mean have a smaller variance than the "
+                "one they are limited by, and both limits close in on the mean whatever the "
+                f"losses; got {above:g} * {below:g} = {above * below:g}. Pass num_stddev_below="
+                f"{max(3.0, math.ceil(1.5 / above)):g}, or None to limit nothing below."
+            )
         if not 0 <= self.decay < 1:
             mend = (
                 f"To remember about the last {self.decay:g} calls, pass "
@@ -133,13 +143,13 @@ decay=0.999.
             )
         if mu1 is None or mu2 is None:
             return
-        if not abs(mu1) < _LARGEST_START:
+        if not abs(mu1) < _LARGEST_MU1:
             raise ValueError(
-                f"ALRC: mu1_start must be finite in float32, because it is the mean loss; got "
-                f"{mu1}. Pass an estimate of the mean loss, or leave mu1_start and mu2_start out "
-                "to start automatically."
+                "ALRC: mu1_start must have a square that is finite in float32, because it is the "
+                f"mean loss, whose variance is kept there; got {mu1}. Pass an estimate of the mean "
+                "loss, or leave mu1_start and mu2_start out to start automatically."
             )
-        if not 0 <= mu2 < _LARGEST_START:
+        if not 0 <= mu2 < _LARGEST_MU2:
             raise ValueError(
                 "ALRC: mu2_start must be at least 0 and finite in float32, because it is the mean "
                 f"squared loss; got {mu2}. Pass mu1_start**2 + s**2 for losses that spread by s, "

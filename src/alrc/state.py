@@ -40,8 +40,8 @@ def problem(name: str, number: Any) -> str | None:
     if isinstance(number, bool) or not isinstance(number, int | float):
         return f"a number; got {number!r}"
     if name in WHOLE:
-        sound = 0 <= number < 2**63 and number % 1 == 0
-        return None if sound else f"a count, 0 or more, in int64; got {number}"
+        # Fractions come of averaged checkpoints, and are cut.
+        return None if 0 <= number < 2**63 else f"a count, 0 or more, in int64; got {number}"
     if not abs(number) < LARGEST_MOMENT:
         return f"finite in float32; got {number}"
     return f"at least 0; got {number}" if name == "variance" and number < 0 else None
@@ -51,7 +51,8 @@ def checked(who: str, saved: Mapping[str, Any], num_groups: int | None = None) -
     """All of the numbers that were saved, in the order of NAMES; counts that were not are 0.
 
     JSON may have made 7 of 7.0, or 7.0 of 7: the counts come back as int, the others as float.
-    With groups, each name has a list of numbers, one for each group.
+    With groups, each name has a list of numbers, one for each group. Arrays are taken, too, as
+    checkpoints of other libraries hold them.
 
     Raises:
         TypeError: If ``saved`` is no mapping.
@@ -73,7 +74,8 @@ def checked(who: str, saved: Mapping[str, Any], num_groups: int | None = None) -
             f"{who}: the saved state must have no names but {_listed(NAMES)}; got "
             f"{_listed(unknown)}. Pass what to_dict() returned."
         )
-    for name, value in saved.items():
+    plain = {name: x.tolist() if hasattr(x, "tolist") else x for name, x in saved.items()}
+    for name, value in plain.items():
         if num_groups is not None and not (isinstance(value, list) and len(value) == num_groups):
             raise ValueError(
                 f"{who}: the saved {name} must be a list of {num_groups} numbers, one for each "
@@ -89,8 +91,8 @@ def checked(who: str, saved: Mapping[str, Any], num_groups: int | None = None) -
     def complete(name: str) -> Any:
         kind = int if name in WHOLE else float
         if num_groups is None:
-            return kind(saved.get(name, 0))
-        return [kind(number) for number in saved.get(name, [0] * num_groups)]
+            return kind(plain.get(name, 0))
+        return [kind(number) for number in plain.get(name, [0] * num_groups)]
 
     return {name: complete(name) for name in NAMES}
 

@@ -1,0 +1,66 @@
+"""The words in which losses, masks and groups are refused, the same in every front end.
+
+Each function makes the exception; who raises it gives the facts, and what to type instead in its
+own framework.
+"""
+
+
+def loss(who: str, got: str, mend: str, kind: str = "array", name: str = "loss") -> TypeError:
+    return TypeError(
+        f"{who}: {name} must be a floating {kind}, because it is scaled to its limit; got {got}. "
+        f"{mend}"
+    )
+
+
+def mask_kind(who: str, mask: object, mend: str, kind: str = "an array") -> TypeError:
+    return TypeError(
+        f"{who}: mask must be {kind}, True or positive where a loss counts; got {mask!r}. {mend}"
+    )
+
+
+def mask_shape(who: str, mask: object, losses: object, mend: str) -> ValueError:
+    return ValueError(
+        f"{who}: mask must have the shape of loss, because it says which losses count; got a mask "
+        f"of shape {mask} and losses of shape {losses}. {mend}"
+    )
+
+
+def needless_group(who: str, group: object, mend: str) -> ValueError:
+    return ValueError(
+        f"{who}: group must be left out, because the moments are shared by all losses; got "
+        f"{group!r}. {mend}"
+    )
+
+
+def missing_group(who: str, num_groups: int, mend: str) -> ValueError:
+    return ValueError(
+        f"{who}: group must say which of the {num_groups} groups the losses are in; got None. "
+        f"{mend}"
+    )
+
+
+def group_kind(who: str, got: str, mend: str) -> TypeError:
+    return TypeError(f"{who}: group must hold whole numbers; got {got}. {mend}")
+
+
+def group_shape(who: str, group: object, losses: object, mend: str) -> ValueError:
+    return ValueError(
+        f"{who}: group must be one number or have the shape of loss; got a group of shape {group} "
+        f"and losses of shape {losses}. {mend}"
+    )
+
+
+def group_range(who: str, num_groups: int, low: int, high: int) -> ValueError:
+    got = low if low == high else f"{low} to {high}"
+    return ValueError(
+        f"{who}: group must be from 0 to {num_groups - 1}, because there are {num_groups} groups; "
+        f"got {got}. Pass a larger num_groups, or other numbers."
+    )
+
+
+def fixed_setting(who: str, name: str, value: object) -> AttributeError:
+    return AttributeError(
+        f"{who}: {name} is fixed when it is built, because every call relies on it; got "
+        f"{name} = {value!r}. Build another with {name}={value!r}, and hand it the state: "
+        "new.load_dict(old.to_dict())."
+    )

@@ -1,0 +1,84 @@
+"""The rule for finite losses on the CPU, where reading a number costs no wait; PyTorch only.
+
+What is one number is a Python float here, ten times faster than a tensor of shape (); and where
+no loss is beyond its limit, the loss itself is returned.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from alrc import rule
+from alrc.rule import LARGEST_LOSS, Counts, Floats, Limited, Moments, Step, Summary
+from alrc.settings import Settings
+from alrc.torch import inputs
+
+
+def observe(loss: Tensor, moments: Moments, settings: Settings) -> tuple[Tensor, Step] | None:
+    """The limited losses, and what is to move the moments; None where tensors are to be used.
+
+    That is where a number cannot be read, or where some losses do not count: those that are
+    not finite or too large, and losses of 0.
+    """
+    if not inputs.is_readable(loss):
+        return None
+    try:
+        low, high = _extremes(loss)
+        numbers = read(moments)
+    except RuntimeError:
+        return None  # no number to read: an empty loss, or a call under vmap
+    if not (low > -LARGEST_LOSS and high < LARGEST_LOSS):
+        return None
+    if settings.center == "zero" and low <= 0.0 <= high:
+        return None
+    bounds = rule.limits(Floats, numbers, settings)
+    within = bounds[0] <= low and high <= bounds[1]
+    if loss.dim() == 0:
+        result = Limited(low, 1.0, False)
+        if not within:
+            largest = inputs.largest_factor(loss)
+            result = rule.limit(Floats, low, None, bounds, numbers.mean, settings, largest)
+        summary = Summary(1, result.value - numbers.mean, 0.0)
+        num_clipped: Tensor | int = int(result.limited)
+    else:
+        losses = inputs.detached(loss)
+        result = Limited(losses, 1.0, False)
+        num_clipped = 0
+        if not within:
+            result = _limit_each(
+                losses, bounds, moments.mean, settings, inputs.largest_factor(loss)
+            )
+            num_clipped = result.limited.count_nonzero()
+        variance, shift = torch.var_mean(result.value - moments.mean, correction=0)
+        summary = Summary(loss.numel(), shift.item(), variance.item())
+    limited = loss if within else _with_factor(loss, result)
+    return limited, Step(result, summary, Counts(loss.numel(), num_clipped, 0))
+
+
+def read(moments: Moments) -> Moments:
+    return Moments(*(moment.item() for moment in moments))
+
+
+def _extremes(loss: Tensor) -> tuple[float, float]:
+    if loss.dim() == 0:
+        value = loss.item()
+        return value, value
+    low, high = inputs.detached(loss).aminmax()
+    return low.item(), high.item()
+
+
+def _limit_each(
+    losses: Tensor, bounds: tuple[float, float], mean: Tensor, settings: Settings, largest: float
+) -> Limited:
+    options: Any = {"dtype": losses.dtype, "device": losses.device}
+    lower, upper = (torch.scalar_tensor(x, **options) for x in bounds)
+    return rule.limit(torch, losses, None, (lower, upper), mean, settings, largest)
+
+
+def _with_factor(loss: Tensor, result: Limited) -> Tensor:
+    limited: Tensor = (loss * result.factor).to(loss.dtype)
+    # The product is off by a rounding error: put the limit itself in, beneath autograd.
+    value, inside = result.value, limited.detach()
+    inside.copy_(value) if isinstance(value, Tensor) else inside.fill_(value)
+    return limited
