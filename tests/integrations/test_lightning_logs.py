@@ -73,6 +73,24 @@ def test_seven_metrics_are_logged_when_the_trainer_logs(number, tmp_path) -> Non
     assert math.isnan(rows[1 // number]["mine/loss"])
 
 
+def test_what_was_not_logged_of_one_training_is_not_in_the_log_of_the_next(tmp_path) -> None:
+    callback, module, reference = ALRCCallback(**SETTINGS), Regression(), Reference(**SETTINGS)
+    kept = []
+    for name in "ab":
+        recorder, raw, limited = Recorder(), 0.0, 0.0
+        options = {"logger": CSVLogger(tmp_path, name=name, version=""), "max_epochs": 1}
+        fit(module, callback, recorder, log_every_n_steps=6, **options)
+        for index, loss in enumerate(recorder.losses):
+            (clipped,) = reference([loss.item()])
+            raw, limited = raw + loss.item(), limited + clipped.value
+            if index % 6 == 5:  # 4 of 16 are left at the end, among them an outlier
+                kept.append(limited / raw)
+                raw = limited = 0.0
+    rows = logged(tmp_path / "a") + logged(tmp_path / "b")
+    assert [row["alrc/kept"] for row in rows] == pytest.approx(kept, rel=1e-4)
+    assert min(kept) < 0.9
+
+
 def test_lightning_is_handed_metrics_only_at_the_steps_it_logs(tmp_path) -> None:
     """Seven calls of ``log`` would take longer than the training step of a small network."""
     steps = []

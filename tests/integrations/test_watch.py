@@ -196,3 +196,16 @@ def test_a_compiled_step_has_the_logs_of_an_eager_one(tmp_path) -> None:
     assert_same_spikes(spikes, expected_spikes)
     assert_same_scalars(log, expected_log)
     torch.testing.assert_close(state, expected_state, rtol=1e-5, atol=1e-6)
+
+
+def test_losses_of_no_group_are_in_neither_log(tmp_path) -> None:
+    """Eager calls refuse such a group; in compiled ones it is no group at all."""
+    alrc, log = ALRC(**START, num_groups=2), Memory()
+    call = torch.compile(lambda loss, group: alrc(loss, group=group), backend="eager")
+    with Watch(alrc, log, every=1, spikes=tmp_path / "spikes.csv"):
+        call(torch.tensor([1.0, 8.0, 16.0, math.nan]), torch.tensor([0, 1, 2, -1]))
+    torch._dynamo.reset()
+    assert read_spikes(tmp_path / "spikes.csv") == [Spike(0, 0, 1, "", 1, 8.0, 4.0, 0.5)]
+    ((_, scalars),) = log
+    assert [scalars[f"alrc/loss/{group}"] for group in range(2)] == [1.0, 8.0]
+    assert [scalars[f"alrc/kept/{group}"] for group in range(2)] == [1.0, 0.5]

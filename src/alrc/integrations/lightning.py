@@ -77,16 +77,14 @@ class ALRCCallback(Callback):
     Raises:
         TypeError: If a setting is of the wrong type.
         ValueError: If a setting is out of range; when training starts, if ``backward`` is given
-            and the module has automatic optimization, or if another callback limits the same
-            backward pass; in training, if a loss is not one number.
+            in automatic optimization, or another callback limits the same backward pass; in
+            training, if a loss is not one number.
         RuntimeError: When a checkpoint is loaded, if the state in it is damaged; after a batch,
-            if an optimizer has stepped and no loss went through ``manual_backward``, or if the
-            module's own ``backward`` trained on another tensor than the loss.
+            if an optimizer has stepped on gradients that this callback could not limit.
 
     Warns:
-        When training starts, if the module has an :class:`alrc.torch.ALRC` of its own, or if
-        these moments will stay in processes that Lightning forks or spawns; after an epoch, if
-        this callback was never reached.
+        When training starts, if the module has an ALRC of its own, or if these moments will stay
+        in processes that Lightning forks or spawns; after an epoch, if no loss came by.
 
     Example:
         >>> import torch
@@ -150,11 +148,12 @@ class ALRCCallback(Callback):
         )
         self.name, self.backward = name, backward
         self._made_in = os.getpid()
-        self._module: weakref.ref[LightningModule] | None = None  # whose training these moments are
-        self._start: dict[str, Any] = {}  # what they were before
+        # Whose training the moments are of, and what they were before it.
+        self._module: weakref.ref[LightningModule] | None = None
+        self._start: dict[str, Any] = {}
         self._last_loss: Tensor | None = None  # that ALRC saw, for the log
         self._kept = Kept()
-        self._passes = Passes("ALRCCallback", backward, automatic=True)  # until a training starts
+        self._passes = Passes(backward, automatic=True)  # until a training starts
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_module": None}  # a weak reference can't be pickled
@@ -193,8 +192,7 @@ class ALRCCallback(Callback):
         self._check_that_losses_are_limited_once(trainer, pl_module)
         self._warn_of_moments_that_stay_here(trainer)
         self._last_loss, self._kept = None, Kept()
-        automatic = pl_module.automatic_optimization
-        self._passes = Passes("ALRCCallback", self.backward, automatic)
+        self._passes = Passes(self.backward, pl_module.automatic_optimization)
         self.alrc.to(trainer.strategy.root_device)
         self.alrc.sync = trainer.world_size > 1
 
@@ -238,7 +236,7 @@ class ALRCCallback(Callback):
         self._passes.end_epoch()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.alrc.state_dict()  # waits for what is under way while the other ranks are still there
+        self.alrc.wait()  # while the other ranks are still there
 
     def _check_that_losses_are_limited_once(
         self, trainer: Trainer, pl_module: LightningModule
@@ -284,11 +282,11 @@ def _is_logged(trainer: Trainer, pl_module: LightningModule, has_stepped: bool) 
     """
     number: int = trainer.log_every_n_steps  # type: ignore[attr-defined] # set from outside
     if pl_module.automatic_optimization:
-        step, is_step = trainer.global_step, has_stepped  # not one of the batches before it
+        step, is_complete = trainer.global_step, has_stepped  # not while batches are accumulated
     else:  # a batch with several steps of optimizers, or none, is one step of the log
-        step, is_step = trainer.fit_loop.total_batch_idx + 1, True
+        step, is_complete = trainer.fit_loop.total_batch_idx + 1, True
     due = number > 0 and step % number == 0
-    return bool(trainer.loggers) and is_step and (due or trainer.should_stop)
+    return bool(trainer.loggers) and is_complete and (due or trainer.should_stop)
 
 
 def _unscaling(trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> float | Tensor:

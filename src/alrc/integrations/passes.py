@@ -15,13 +15,12 @@ class Passes:
     """Counts backward passes, and says so where training goes on without the callback.
 
     Args:
-        who: What the messages begin with.
         backward: Which pass of each batch is limited, counted from 0; None for all of them.
         automatic: True where Lightning makes the passes, False where ``training_step`` does.
     """
 
-    def __init__(self, who: str, backward: int | None, automatic: bool) -> None:
-        self.who, self.backward, self.automatic = who, backward, automatic
+    def __init__(self, backward: int | None, automatic: bool) -> None:
+        self.backward, self.automatic = backward, automatic
         self._of_batch = self._most_of_batch = self._num_batches = 0
         self._since_step = 0
         self._num_limited = self._num_gradients = 0  # of these
@@ -59,11 +58,12 @@ class Passes:
         # Of a batch without a loss, which automatic optimization skips, Lightning warns itself.
         if not self._since_step and not self.automatic:
             raise RuntimeError(
-                f"{self.who}: {_THROUGH}; got a step of an optimizer before which none did. {_MEND}"
+                f"ALRCCallback: {_THROUGH}; got a step of an optimizer before which none did. "
+                f"{_MEND}"
             )
         if self._num_gradients < self._num_limited:
             raise RuntimeError(
-                f"{self.who}: the module's backward(loss) must go backward from the loss that it "
+                "ALRCCallback: the module's backward(loss) must go backward from the loss that it "
                 "is given, because that is where its gradient is limited; got "
                 f"{self._num_limited} of them and {self._num_gradients} gradients before a step "
                 "of an optimizer. Type loss.backward() there, or take the callback out and call "
@@ -87,4 +87,4 @@ class Passes:
             )
         else:
             words = f"{_THROUGH}; got {given} in which none did. {_MEND}"
-        warnings.warn(f"{self.who}: {words}", stacklevel=2)
+        warnings.warn(f"ALRCCallback: {words}", stacklevel=2)
