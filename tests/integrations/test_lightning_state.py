@@ -153,6 +153,20 @@ def test_a_model_is_saved_and_copied_in_training_and_its_copies_are_not_seen() -
     assert callback.alrc.num_losses == NUM_BATCHES
 
 
+def test_a_model_that_keeps_its_loss_is_saved_between_two_backward_passes() -> None:
+    """Of a hook left on the loss, PyTorch would warn that it is not saved."""
+
+    class Keeping(TwoLosses):
+        def manual_backward(self, loss, *arguments, **options) -> None:
+            super().manual_backward(loss, *arguments, **options)
+            self.last = loss
+            pickle.dumps(self)
+
+    callback = ALRCCallback(**SETTINGS)
+    fit(Keeping(), callback, max_epochs=1)
+    assert callback.alrc.num_losses == 2 * NUM_BATCHES
+
+
 def test_a_callback_is_copied_and_pickled_after_a_training() -> None:
     callback = ALRCCallback(**SETTINGS)
     fit(Regression(), callback, max_epochs=1)

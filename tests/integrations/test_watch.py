@@ -118,6 +118,17 @@ def test_a_limit_that_rounds_to_the_loss_itself_has_a_row(tmp_path) -> None:
     assert log[0][1]["alrc/kept"] == pytest.approx((1 + 3 * 1.03) / losses.sum().item(), rel=1e-2)
 
 
+@pytest.mark.parametrize("shape", [(), (1,)])
+def test_the_limit_in_a_row_is_to_the_last_bit_what_the_loss_became(tmp_path, shape) -> None:
+    alrc = ALRC(mu1_start=0.1, mu2_start=0.03)
+    loss = torch.full(shape, 8.1, dtype=torch.float64, requires_grad=True)
+    with Watch(alrc, spikes=tmp_path / "spikes.csv"):
+        limited = alrc(loss)
+        limited.sum().backward()
+    (spike,) = read_spikes(tmp_path / "spikes.csv")
+    assert (spike.loss, spike.limit, spike.factor) == (8.1, limited.item(), loss.grad.item())
+
+
 @pytest.mark.parametrize("many", [False, True])
 def test_losses_too_large_for_the_moments_have_rows_like_broken_ones(tmp_path, many) -> None:
     alrc, log = ALRC(warmup=2), Memory()

@@ -52,13 +52,9 @@ def record(
     losses: Limited,
     keys: Keys | None,
 ) -> Call:
-    """Copies what a step hook of ALRC is given, since the loop may change it in place."""
+    """What a step hook of ALRC is given; copied where it is the loop's, which may change it."""
     own = loss.detach().clone()
-    value = losses.value
-    if losses.limited is False:
-        value = own
-    elif isinstance(value, Tensor):
-        value = value.clone()
+    value = own if losses.limited is False else losses.value  # which may be the loss itself
     counted = True if mask is None else mask > 0
     index = group.clone() if isinstance(group, Tensor) else group or 0
     return Call(number, own, value, losses.factor, losses.limited, counted, index, keys)
