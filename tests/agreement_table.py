@@ -36,6 +36,14 @@ PROMISES = {
     "float32 state agrees with long double over a long run": (
         "test_the_state_of_each_row_agrees_with_long_double_over_a_long_run",
     ),
+    "zeros count nowhere, losses too large for float32 as not finite; protection goes on": (
+        "test_losses_of_0_come_back_and_count_nowhere",
+        "test_losses_that_teach_keep_their_gradients_where_most_losses_are_0",
+        "test_a_huge_loss_counts_as_not_finite_and_leaves_the_others_protected",
+        "test_a_huge_loss_meets_a_limit_like_any_other",
+        "test_an_infinite_weight_is_a_large_one",
+        "test_calm_losses_are_never_limited_however_small",
+    ),
     "the variance is never negative, the state never NaN": (
         "test_the_variance_is_never_negative_and_the_state_never_nan",
         "test_losses_whose_square_overflows_float32_do_not_break_the_state",
@@ -46,7 +54,6 @@ PROMISES = {
     ),
     "never sticks": (
         "test_never_sticks_after_a_constant_run",
-        "test_never_sticks_after_losses_have_been_0_for_20_000_calls",
         "test_a_start_ten_times_too_low_recovers",
         "test_a_start_ten_times_too_high_decays",
     ),

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-import alrc.snapshot
+import alrc.opaque
 import alrc.torch
 from alrc.torch import ALRC
 
@@ -68,7 +68,7 @@ def test_model_loss_and_alrc_in_one_graph_have_the_gradients_of_eager(backend, v
 
 
 def test_without_the_snapshot_the_gradients_are_wrong_and_this_test_sees_it(monkeypatch) -> None:
-    monkeypatch.setattr(alrc.snapshot, "snapshot", lambda x: x)
+    monkeypatch.setattr(alrc.opaque, "snapshot", lambda x: x)
     with pytest.raises(AssertionError, match="Tensor-likes are not close"):
         compare_with_eager("aot_eager", vector=True)
 
@@ -129,6 +129,6 @@ def test_an_ensemble_compiles_under_vmap() -> None:
 
 
 def test_snapshot_is_a_sound_operator() -> None:
-    assert set(torch.library.opcheck(alrc.snapshot.snapshot, (torch.ones(3),)).values()) == {
+    assert set(torch.library.opcheck(alrc.opaque.snapshot, (torch.ones(3),)).values()) == {
         "SUCCESS"
     }

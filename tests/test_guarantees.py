@@ -91,8 +91,8 @@ def test_factors_lie_in_0_1_and_are_never_0_for_a_positive_limit(row, moments, l
 def test_a_gradient_is_never_flipped_when_the_limit_is_negative(row) -> None:
     # limit: -10 + 3 * 1 = -7. The original multiplies -1 by 7 and 3 by -7 / 3.
     values, factors = ROWS[row](mu1_start=-10.0, mu2_start=101.0)([-1.0, 3.0, 0.0, -8.0])
-    assert values == [-7.0, -7.0, -7.0, -8.0]
-    assert factors == pytest.approx([1.0, 0.0, 0.0, 1.0], abs=1e-30)
+    assert values == [-7.0, -7.0, 0.0, -8.0]  # a 0 has nothing to limit
+    assert factors == pytest.approx([1.0, 0.0, 1.0, 1.0], abs=1e-30)
 
 
 @pytest.mark.parametrize("row", ROWS)
@@ -118,7 +118,7 @@ def test_a_single_loss_of_0_or_less_is_not_raised_by_the_lower_side(row) -> None
     front_end = started(row, num_stddev_below=0.5)
     for loss in (0.0, -1.0):
         assert front_end([loss]) == ([loss], [1.0])
-    assert front_end.counts in (None, (2, 0, 0))
+    assert front_end.counts in (None, (1, 0, 0))  # a 0 does not count
 
 
 @pytest.mark.parametrize("row", ROWS)
@@ -128,6 +128,20 @@ def test_the_factor_of_a_tiny_loss_that_is_raised_is_finite(row) -> None:
     values, factors = front_end([2.0**-126, 1000.0])
     assert values == [500.0, 1000.0]
     assert factors == [2.0**126, 1.0]
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_the_gradient_of_a_tiny_loss_that_is_raised_is_finite_in_float16(row) -> None:
+    front_end = ROWS[row](mu1_start=1.0, mu2_start=1.01, num_stddev_below=2.0)
+    values, factors = front_end([1e-4, 1.0], dtype="float16")
+    assert values == [pytest.approx(0.8, rel=1e-3), 1.0]
+    assert factors == [pytest.approx(0.8 / 1e-4, rel=1e-2), 1.0]
+    _, factors = front_end([2.0**-14, 1.0], dtype="float16")
+    assert factors[0] < math.inf
+    _, factors = ROWS[row](mu1_start=1e4, mu2_start=2e8, num_stddev_below=0.5)(
+        [2.0**-14], dtype="float16"
+    )
+    assert factors == [2.0**14]
 
 
 @pytest.mark.parametrize("row", ROWS)
@@ -221,7 +235,7 @@ def test_float32_state_agrees_with_float64_over_100_000_steps() -> None:
         clipped = np.minimum(losses.astype(np.longdouble), limit)
         b = np.longdouble(min(0.999, t / (t + 1)))
         mu1, mu2 = b * mu1 + (1 - b) * clipped, b * mu2 + (1 - b) * clipped**2
-        moments = rule.step(Columns, torch.from_numpy(losses), None, moments, settings).moments
+        _, moments = rule.step(Columns, torch.from_numpy(losses), None, moments, settings)
     assert all(moment.dtype == torch.float32 for moment in moments[:2])
 
 
@@ -312,9 +326,7 @@ def test_losses_whose_square_overflows_float32_do_not_break_the_state(row) -> No
     assert front_end([1e30]) == ([3.0], [pytest.approx(3e-30)])
 
     scalars = ROWS[row]()
-    scalars([3e38])  # no such mean either: beyond 2**127
-    assert scalars.moments == (0.0, 0.0, 0)
-    for loss in (1.0, 1e30, 1.0):
+    for loss in (3e38, 1.0, 1e30, 1.0):
         scalars([loss])
     assert scalars.moments == (1.0, 0.0, 2)
 
@@ -331,13 +343,6 @@ def test_never_sticks_after_a_constant_run(row, constant, calls) -> None:
     front_end = ROWS[row]()
     front_end.feed([constant] * calls)
     assert is_let_through(front_end, 10 * constant or 1.0, 5000)
-
-
-@pytest.mark.parametrize("row", ROWS)
-def test_never_sticks_after_losses_have_been_0_for_20_000_calls(row) -> None:
-    front_end = started(row)
-    front_end.feed([0.0] * 20_000)
-    assert is_let_through(front_end, 10.0, 5000)
 
 
 @pytest.mark.parametrize("row", ROWS)
@@ -449,10 +454,6 @@ DAMAGED = {
     "count beyond int64": (
         {"num_updates": 2.0**63},
         "num_updates must be a count, 0 or more, in int64; got 9.223372036854776e+18",
-    ),
-    "fraction": (
-        {"num_updates": 1.5},
-        "num_updates must be a count, 0 or more, in int64; got 1.5",
     ),
 }
 

@@ -20,7 +20,7 @@ def opaque(moments: Moments) -> Moments:
     """
     if not torch.compiler.is_compiling():
         return moments
-    return Moments(*(_snapshot(moment) for moment in moments))
+    return Moments(*(snapshot(moment) for moment in moments))
 
 
 def check_outside_of_backward() -> None:
@@ -36,10 +36,10 @@ def check_outside_of_backward() -> None:
 
 
 @torch.library.custom_op("alrc::snapshot", mutates_args=())
-def _snapshot(x: Tensor) -> Tensor:
+def snapshot(x: Tensor) -> Tensor:
     check_outside_of_backward()
     return x.clone()
 
 
-_snapshot.register_fake(torch.empty_like)
-_snapshot.register_vmap(lambda info, in_dims, x: (_snapshot(x), in_dims[0]))
+snapshot.register_fake(torch.empty_like)
+snapshot.register_vmap(lambda info, in_dims, x: (snapshot(x), in_dims[0]))

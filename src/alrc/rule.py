@@ -37,7 +37,7 @@ LARGEST_MOMENT = 2.0**127
 # Keeps the factor of a huge loss from underflowing to 0, and of a tiny one from overflowing.
 SMALLEST_FACTOR, LARGEST_FACTOR = 2.0**-126, 2.0**126
 # The same for gradients in float16, of which the largest is 65504.
-LARGEST_FACTOR_FLOAT16 = 2.0**15
+LARGEST_FACTOR_FLOAT16 = 2.0**14
 # Weights are held in this range, so that neither a tiny one underflows nor an infinite one spreads.
 SMALLEST_WEIGHT, LARGEST_WEIGHT = 2.0**-60, 2.0**60
 
@@ -375,8 +375,9 @@ def attach(
         result: What the rule made of them.
         narrow: Gives numbers the dtype of ``loss``.
     """
-    # Not detached - wide, which is NaN for infinite losses, where tools that look for it see it.
-    off = xp.where(result.limited, detached, xp.ones_like(detached)) - wide
+    # Anything finite for losses that are not limited: of infinite ones, detached - wide is NaN,
+    # which some tools look for even where it is not used.
+    off = xp.where(result.limited, detached, result.factor) - wide
     return xp.where(result.limited, narrow(result.value - off * result.factor), loss)
 
 

@@ -12,6 +12,9 @@ from alrc.rule import LARGEST_MOMENT
 from alrc.settings import Settings
 from alrc.torch import inputs
 
+_WRONG_DTYPE = (
+    "ALRC: its moments must be float32, in which they can move, and its counts int64; got"
+)
 Buffers = dict[str, Any]  # tensors by name, as a module keeps them
 
 
@@ -32,49 +35,44 @@ def vet(buffers: Buffers, settings: Settings) -> None:
     Checkpoints are checked when they are loaded; but others set buffers, too: from_pretrained()
     leaves those that a checkpoint lacks to chance, and FullyShardedDataParallel casts them.
     """
-    for name in state.NAMES:
-        given, wanted = buffers[name].dtype, dtype(name)
-        if given == wanted:
-            continue
-        if torch.compiler.is_compiling():
-            raise RuntimeError(
-                f"ALRC: {name} must be {wanted}, in which it can move; got {given}. Call alrc once "
-                "in training before it is compiled, or alrc.reset_parameters() after a cast."
-            )
-        buffers[name].data = buffers[name].data.to(wanted)
+    cast = {name: buffers[name].dtype for name in state.NAMES if buffers[name].dtype != dtype(name)}
+    if cast and torch.compiler.is_compiling():
+        raise RuntimeError(
+            f"{_WRONG_DTYPE} {cast}. Call alrc once in training before it is compiled, which mends "
+            "them, or take it out of that cast."
+        )
+    for name in cast:
+        buffers[name].data = buffers[name].data.to(dtype(name))
+    if cast:
         warnings.warn(
-            f"ALRC: {name} must be {wanted}, in which it can move; got {given}, from a cast by "
-            "other means than alrc.to(), which leaves it alone. Going on in "
-            f"{wanted} with the rounded number. Take ALRC out of that cast; in "
+            f"{_WRONG_DTYPE} {cast}, from a cast by other means than alrc.to(), which leaves them "
+            "alone. Going on in float32 with rounded numbers. Take ALRC out of that cast; in "
             "FullyShardedDataParallel, MixedPrecision(buffer_dtype=torch.float32).",
             stacklevel=4,
         )
-    if inputs.is_readable(buffers["mean"]):
-        try:
-            found = next(
-                filter(None, (problem(x, buffers[x], settings.shape) for x in state.NAMES))
-            )
-        except StopIteration:
-            return
-        except RuntimeError:
-            pass  # no number to read: a call under vmap
-        else:
-            reset(buffers, settings)
-            warnings.warn(
-                f"ALRC: its state must be one of ALRC's, or fresh; got memory that nothing has "
-                f"set: {found}. Starting afresh. Call alrc.reset_parameters() after "
-                "to_empty(), or after from_pretrained() of a checkpoint without ALRC's state.",
-                stacklevel=4,
-            )
-            return
-    # Where nothing can be read without a wait, nothing can be said; but it can be mended.
-    sound = (buffers["mean"].abs() < LARGEST_MOMENT) & (buffers["variance"] < LARGEST_MOMENT)
+    given = {name: buffers[name].clone() for name in state.NAMES}
+    sound = (given["mean"].abs() < LARGEST_MOMENT) & (given["variance"] < LARGEST_MOMENT)
+    used = given["mean"] != 0
     for name in (*state.WHOLE, "variance"):
-        sound = sound & (buffers[name] >= 0)
-    kept = {name: buffers[name].clone() for name in state.NAMES}
+        sound, used = sound & (given[name] >= 0), used | (given[name] != 0)
+    sound = sound & used  # memory that is all 0 becomes the start, which may be something else
     reset(buffers, settings)
     for name in state.NAMES:
-        buffers[name].copy_(torch.where(sound, kept[name], buffers[name]))
+        buffers[name].copy_(torch.where(sound, given[name], buffers[name]))
+    if not inputs.is_readable(sound):
+        return  # mended, but nothing can be said without waiting for the device
+    try:
+        changed = [name for name in state.NAMES if not buffers[name].equal(given[name])]
+    except RuntimeError:
+        return  # no number to read: a call under vmap
+    if changed:
+        got = ", ".join(f"{name} {given[name].tolist()}" for name in changed)
+        warnings.warn(
+            "ALRC: its state must be one that training has left, or fresh; got memory that nothing "
+            f"has set: {got}. Starting afresh. Call alrc.reset_parameters() after to_empty(), or "
+            "after from_pretrained() of a checkpoint without ALRC's state.",
+            stacklevel=4,
+        )
 
 
 def load_problems(saved: Mapping[str, Any], prefix: str, settings: Settings) -> list[str]:

@@ -4,8 +4,6 @@ What is one number is a Python float here, ten times faster than a tensor of sha
 no loss is beyond its limit, the loss itself is returned.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -39,9 +37,11 @@ def observe(loss: Tensor, moments: Moments, settings: Settings) -> tuple[Tensor,
         if not within:
             largest = inputs.largest_factor(loss)
             result = rule.limit(Floats, low, None, bounds, numbers.mean, settings, largest)
-        summary = Summary(1, result.value - numbers.mean, 0.0)
+        size = 1
         num_clipped: Tensor | int = int(result.limited)
+        summary = Summary(size, result.value - numbers.mean, 0.0)
     else:
+        size = loss.numel()
         losses = inputs.detached(loss)
         result = Limited(losses, 1.0, False)
         num_clipped = 0
@@ -51,13 +51,14 @@ def observe(loss: Tensor, moments: Moments, settings: Settings) -> tuple[Tensor,
             )
             num_clipped = result.limited.count_nonzero()
         variance, shift = torch.var_mean(result.value - moments.mean, correction=0)
-        summary = Summary(loss.numel(), shift.item(), variance.item())
+        summary = Summary(size, shift.item(), variance.item())
     limited = loss if within else _with_factor(loss, result)
-    return limited, Step(result, summary, Counts(loss.numel(), num_clipped, 0))
+    return limited, Step(result, summary, Counts(size, num_clipped, 0))
 
 
 def read(moments: Moments) -> Moments:
-    return Moments(*(moment.item() for moment in moments))
+    mean, variance, num_updates = moments
+    return Moments(mean.item(), variance.item(), num_updates.item())
 
 
 def _extremes(loss: Tensor) -> tuple[float, float]:
@@ -71,8 +72,11 @@ def _extremes(loss: Tensor) -> tuple[float, float]:
 def _limit_each(
     losses: Tensor, bounds: tuple[float, float], mean: Tensor, settings: Settings, largest: float
 ) -> Limited:
-    options: Any = {"dtype": losses.dtype, "device": losses.device}
-    lower, upper = (torch.scalar_tensor(x, **options) for x in bounds)
+    def tensor(bound: float) -> Tensor:
+        return torch.scalar_tensor(bound, dtype=losses.dtype, device=losses.device)
+
+    upper = tensor(bounds[1])
+    lower = upper if settings.num_stddev_below is None else tensor(bounds[0])  # else not looked at
     return rule.limit(torch, losses, None, (lower, upper), mean, settings, largest)
 
 

@@ -72,22 +72,27 @@ def groups(
     if group is None:
         mend = "Pass group=index: one whole number, or one for each loss."
         raise refusals.missing_group(who, size, mend)
-    index = _index(who, loss, group, size)
-    index = rule.group_index(torch, index.long(), size).expand(loss.shape)
+    index, checked = _index(who, loss, group, size)
+    index = index.long()
+    if not checked:
+        index = rule.group_index(torch, index, size)
+    index = index.expand(loss.shape)
 
     def take(moment: Tensor) -> Tensor:
-        return torch.cat([moment, moment.new_full((1,), math.nan)])[index]
+        if not checked:
+            moment = torch.cat([moment, moment.new_full((1,), math.nan)])  # that of no group
+        return moment[index]
 
     def add(values: Tensor) -> Tensor:
         values = values.long() if values.dtype == torch.bool else values
-        sums = values.new_zeros(size + 1)  # the last is that of no group
+        sums = values.new_zeros(size if checked else size + 1)
         return sums.index_add(0, index.reshape(-1), values.reshape(-1))[:size]
 
     return Reduction(take, add)
 
 
-def _index(who: str, loss: Tensor, group: Tensor | int, size: int) -> Tensor:
-    """The group, or groups, as a tensor on the device of the loss."""
+def _index(who: str, loss: Tensor, group: Tensor | int, size: int) -> tuple[Tensor, bool]:
+    """The group, or groups, on the device of the loss; and whether all of them are known to be."""
     if isinstance(group, bool) or not isinstance(group, int | Tensor):
         raise TypeError(
             f"{who}: group must be a whole number or a tensor of them; got {group!r} of type "
@@ -96,7 +101,7 @@ def _index(who: str, loss: Tensor, group: Tensor | int, size: int) -> Tensor:
     if isinstance(group, int):
         if not 0 <= group < size:
             raise refusals.group_range(who, size, group, group)
-        return torch.full((), group, device=loss.device)  # no copy from the host, nor a wait
+        return torch.full((), group, device=loss.device), True  # no copy from the host, no wait
     if group.dtype not in _WHOLE:
         raise refusals.group_kind(who, f"a {group.dtype} tensor", "Pass group.long().")
     if group.shape not in (loss.shape, ()):
@@ -111,10 +116,11 @@ def _index(who: str, loss: Tensor, group: Tensor | int, size: int) -> Tensor:
         try:
             low, high = int(group.min().item()), int(group.max().item())
         except RuntimeError:
-            return group  # no number to read: a call under vmap
+            return group, False  # no number to read: a call under vmap
         if not 0 <= low <= high < size:
             raise refusals.group_range(who, size, low, high)
-    return group
+        return group, True
+    return group, False
 
 
 def _like(given: Tensor, loss: Tensor) -> str:
@@ -142,8 +148,8 @@ def largest_factor(loss: Tensor) -> float:
 def is_readable(x: Tensor) -> bool:
     """True if reading a number from the tensor costs nothing and breaks no graph."""
     return (
-        x.device.type == "cpu"
+        type(x) is Tensor  # no FakeTensor, DTensor or other subclass
+        and x.is_cpu
         and not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-        and type(x) is Tensor  # no FakeTensor, DTensor or other subclass
     )

@@ -175,6 +175,7 @@ class ALRC(state.Readings, nn.Module):
         """Sets the moments to their start and the counts to 0; after ``to_empty()``, say."""
         self._exchange = None
         buffers.reset(self._buffers, self.settings)
+        self._seen_to_be_sound()
 
     def forward(
         self, loss: Tensor, mask: Tensor | None = None, group: Tensor | int | None = None
@@ -185,17 +186,17 @@ class ALRC(state.Readings, nn.Module):
         if not (self.training and torch.is_grad_enabled()):
             return loss
         check_outside_of_backward()
-        self._vet(moments.mean)
+        if torch.compiler.is_compiling() or not self._is_vetted(moments.mean):
+            self._vet()
         self.wait()
-        if self.sync is False:
-            ranks.keep_out_of_broadcast(ALRC)
         # On the CPU by reading numbers, wherever that can be; else by the same rule on tensors.
         plain = mask is None and groups is None
         result = host.observe(loss, moments, self.settings) if plain else None
         limited, step = result or pure.observe(loss, moments, self.settings, mask, groups)
         self._take_over(step)
-        for hook in self._step_hooks.values():
-            hook(self, loss, mask, group, step)
+        if self._step_hooks:
+            for hook in self._step_hooks.values():
+                hook(self, loss, mask, group, step)
         return limited
 
     def register_step_hook(self, hook: StepHook) -> RemovableHandle:
@@ -273,20 +274,26 @@ class ALRC(state.Readings, nn.Module):
         for name, number in numbers.items():
             buffer = getattr(self, name)
             buffer.copy_(torch.tensor(number, dtype=buffer.dtype))
+        self._seen_to_be_sound()
 
-    def _vet(self, mean: Tensor) -> None:
-        """Looks at the state once for each tensor that it is in."""
-        if torch.compiler.is_compiling():
-            buffers.vet(self._buffers, self.settings)
-            return
+    def _is_vetted(self, mean: Tensor) -> bool:
         vetted = self._vetted
-        if vetted is None or vetted() is not mean or mean.dtype is not torch.float32:
-            buffers.vet(self._buffers, self.settings)
-            self._vetted = weakref.ref(mean)
+        return vetted is not None and vetted() is mean and mean.dtype is torch.float32
+
+    def _vet(self) -> None:
+        """Looks at the state once for each tensor that it is in."""
+        buffers.vet(self._buffers, self.settings)
+        if not torch.compiler.is_compiling():
+            self._seen_to_be_sound()
+
+    def _seen_to_be_sound(self) -> None:
+        mean: Any = self._buffers["mean"]
+        self._vetted = weakref.ref(mean)
 
     def _take_over(self, step: Step) -> None:
         """Moves the moments; or, with other ranks, starts the exchange that will."""
-        if not ranks.many(self.sync):
+        if self.sync is False or not ranks.many(self.sync):
+            ranks.keep_out_of_broadcast(ALRC)
             self._advance(step.summary, step.counts)
             return
         overlaps = self.async_op and not torch.compiler.is_compiling()  # a graph keeps no handle
@@ -306,8 +313,11 @@ class ALRC(state.Readings, nn.Module):
             for old, new in zip(before, after, strict=True):
                 old.fill_(new) if on_host else old.copy_(new)
             for name, count in zip(state.COUNTS, counts, strict=True):
-                if type(count) is not int or count:  # on the host, most often nothing happened
-                    self._buffers[name].add_(count)  # type: ignore[union-attr]
+                buffer: Any = self._buffers[name]
+                if type(count) is not int:
+                    buffer.add_(count)
+                elif count:  # on the host most often 0; and faster than to add a number
+                    buffer.fill_(buffer.item() + count)
         except RuntimeError as error:
             raise RuntimeError(
                 "ALRC: its moments must move in place at each call in training, and cannot here: "
@@ -408,3 +418,4 @@ class ALRC(state.Readings, nn.Module):
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
+        self._seen_to_be_sound()

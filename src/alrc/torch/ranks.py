@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from alrc import rule, state
 from alrc.rule import Column, Counts, Floats, Summary
 
+_is_initialized = dist.is_initialized if dist.is_available() else lambda: False
 Sync = Any  # bool or ProcessGroup, which a build of PyTorch without torch.distributed lacks
 
 
@@ -52,7 +53,7 @@ def many(sync: Sync) -> bool:
     check(sync)
     if sync is False:
         return False
-    if not (dist.is_available() and dist.is_initialized()):
+    if not _is_initialized():
         if not torch.compiler.is_compiling() and int(os.environ.get("WORLD_SIZE", 1)) > 1:
             raise RuntimeError(
                 "ALRC: with sync, torch.distributed must be initialised before the first call, "
@@ -126,16 +127,18 @@ def keep_out_of_broadcast(kind: Any) -> None:
     Before each forward pass it overwrites all buffers by those of rank 0. It has no public way
     for a module inside of it to say which ones not to.
     """
-    if not (dist.is_available() and dist.is_initialized()):
+    if not _is_initialized():
         return
     ddp: Any = DistributedDataParallel._get_active_ddp_module()  # type: ignore[no-untyped-call]
     if ddp is None or getattr(ddp, "_alrc_is_kept_out", False):
         return
     ddp._alrc_is_kept_out = True
-    for prefix, module in ddp.module.named_modules():
-        if isinstance(module, kind) and module.sync is False:
-            names = (f"{prefix}.{name}" if prefix else name for name in state.NAMES)
-            ddp.parameters_to_ignore.update(names)
+    modules = ddp.module.named_modules()
+    prefixes = [name for name, x in modules if isinstance(x, kind) and x.sync is False]
+    if prefixes:
+        names = (f"{prefix}.{name}".lstrip(".") for prefix in prefixes for name in state.NAMES)
+        ddp.parameters_to_ignore.update(names)
+        ddp._assign_modules_buffers()
 
 
 def _group(sync: Sync) -> Any:
