@@ -3,9 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 # Options of the demo, for example: make demo ARGS="--iterations 2000 --seed 1"
 ARGS ?=
-# Two processes, in each of which all tests of a file run: they share what was compiled. In order:
-# the lab's tests start processes, which JAX forbids once it is at work.
-PYTEST := $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+# Two processes, in each of which all tests of a group run, in the order of tests/helpers/tiers.py.
+DISTRIBUTED := -n 2 --dist loadgroup --no-loadscope-reorder
+PYTEST := $(BIN)/pytest $(DISTRIBUTED)
 
 .PHONY: demo test oldest check table lint types bench clean
 
@@ -17,15 +17,14 @@ test: .venv/installed
 
 # Old frameworks themselves warn with a newer PyTorch, so that here no warning is an error.
 oldest: .venv-oldest/installed
-	.venv-oldest/bin/pytest -n 2 --dist loadfile -o filterwarnings=default tests/integrations \
-	  tests/test_transformers.py tests/test_accelerate.py $(ARGS)
+	.venv-oldest/bin/pytest $(DISTRIBUTED) -o filterwarnings=default tests/integrations tests/jax \
+	  tests/keras --ignore tests/integrations/test_log_tools.py $(ARGS)
 
 check: lint types .venv/installed
-	$(PYTEST) --cov --cov-report=term-missing:skip-covered
+	$(PYTEST) --all --cov --cov-report=term-missing:skip-covered
 
 table: .venv/installed
-	$(PYTEST) tests/test_agreement.py tests/test_guarantees.py tests/test_keras.py \
-	  --table docs/agreement.md $(ARGS)
+	$(PYTEST) --all tests/promises tests/keras --table docs/agreement.md $(ARGS)
 
 lint: .venv/installed
 	$(BIN)/ruff format --check .
@@ -56,7 +55,8 @@ endef
 	$(CHECK_PYTHON)
 	$(PYTHON) -m venv --clear .venv-oldest
 	.venv-oldest/bin/pip install --disable-pip-version-check -c constraints.txt -c oldest.txt \
-	  -e '.[lightning,transformers]' hypothesis pytest pytest-xdist tensorboard
+	  -e '.[jax,keras,lightning,transformers]' equinox flax hypothesis pytest pytest-xdist \
+	  tensorboard tensorflow-cpu
 	touch $@
 
 clean:

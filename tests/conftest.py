@@ -1,28 +1,17 @@
-"""What holds for all tests: one thread, hypothesis without a clock, and the option ``--table``."""
+"""What holds for all tests: one thread, Keras on JAX, and the plugins of helpers/."""
 
 import os
-import sys
 import tempfile
 
 # Before anything imports Keras, which would ask for TensorFlow, and writes a file when imported.
 os.environ.setdefault("KERAS_BACKEND", "jax")
 os.environ.setdefault("KERAS_HOME", tempfile.mkdtemp(prefix="keras-"))
+# Here and in whatever is started; else Inductor starts a process for each core to compile in.
+os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
 
-import hypothesis
 import pytest
 import torch
-from agreement_table import pytest_addoption, pytest_configure  # noqa: F401 - hooks of pytest
 
+pytest_plugins = ["tiers", "agreement_table"]
 pytest.register_assert_rewrite("agreement")
-
-# Examples are the same in every run of the same tests; how long one takes says nothing.
-hypothesis.settings.register_profile("alrc", deadline=None, derandomize=True, max_examples=100)
-hypothesis.settings.load_profile("alrc")
 torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _no_worker_outlives_its_module():
-    yield
-    if "keras_workers" in sys.modules:
-        sys.modules["keras_workers"].close()

@@ -15,7 +15,6 @@ class Keras(FrontEnd):
 
     who = "ALRC"
     backend: str
-    long_run = 10_000
     examples = 20
     numbers = itertools.count()
 

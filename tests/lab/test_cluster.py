@@ -23,6 +23,7 @@ def workers_find_mishaps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(Path(mishaps.__file__).parent))
 
 
+@pytest.mark.slow
 def test_runs_end_as_if_alone_and_mishaps_are_told(tmp_path: Path) -> None:
     names = ("killed", "always killed", "failing")
     counters = {name: tmp_path / name for name in names}
@@ -56,6 +57,7 @@ def test_runs_end_as_if_alone_and_mishaps_are_told(tmp_path: Path) -> None:
         assert_as_if_alone(runs / name, jobs[name])
 
 
+@pytest.mark.slow
 def test_a_folder_that_the_machines_do_not_share_is_told(tmp_path: Path) -> None:
     workers = RayWorkers("auto", 1)
     try:

@@ -8,6 +8,7 @@ from itertools import chain
 from pathlib import Path
 from typing import NoReturn
 
+import mishaps
 import numpy as np
 import pytest
 import skimage.io
@@ -252,11 +253,13 @@ def test_results_are_shown_even_if_the_figure_cannot_be_written(
 @pytest.mark.skipif(os.name != "posix", reason="sends an interrupt as a terminal does on POSIX")
 def test_ctrl_c_stops_both_runs(tmp_path: Path) -> None:
     code = (
-        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "sys.path.insert(0, sys.argv.pop(1)); from mishaps import hold; hold(step=8); "
         "from alrc.cli import main; main()"
     )
+    helpers = str(Path(mishaps.__file__).parent)
     with subprocess.Popen(
-        [sys.executable, "-c", code, "demo", "--iterations", "4000"],
+        [sys.executable, "-c", code, helpers, "demo", "--iterations", "10"],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -265,11 +268,13 @@ def test_ctrl_c_stops_both_runs(tmp_path: Path) -> None:
     ) as process:
         try:
             assert process.stdout is not None
-            line = process.stdout.readline()  # a tenth of one run is done
+            line = (
+                process.stdout.readline()
+            )  # a tenth of one run is done, and no run goes on to its end
             assert line.split()[0] in ("plain", "ALRC")
             os.killpg(process.pid, signal.SIGINT)
             # The output ends only when the last process that could write to it has.
-            output, _ = process.communicate(timeout=20)
+            output, _ = process.communicate(timeout=300)
         finally:
             process.kill()
     assert process.returncode == 130

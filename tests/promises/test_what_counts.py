@@ -4,14 +4,9 @@ import math
 
 import numpy as np
 import pytest
-from table import ROWS
+from table import ROWS, started
 
 HUGE = 2.0**62  # the square of what is larger is lost in float32
-
-
-def started(row: str, **settings):
-    """A front end with mean 1, standard deviation 1 and so, by default, a limit of 4."""
-    return ROWS[row](**{"mu1_start": 1.0, "mu2_start": 2.0, **settings})
 
 
 @pytest.mark.parametrize("row", ROWS)

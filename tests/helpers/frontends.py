@@ -25,10 +25,7 @@ class FrontEnd:
     who = "init"  # what its errors about a saved state begin with
     shape: tuple[int, ...] = ()  # of everything that is kept
     compiles = False
-    # With the default decay rounding errors are forgotten after some thousand calls, so a row
-    # whose calls take long shows in 10,000 of them what the others show in 100,000.
-    long_run = 100_000
-    # How many examples hypothesis tries: few where each of them compiles anew, or calls are slow.
+    # How many examples hypothesis tries at most: few where each compiles anew, or calls are slow.
     examples = 100
 
     # Set where so many calls follow that compiling them pays, for rows that can do either.
@@ -89,7 +86,6 @@ class Numpy(FrontEnd):
     """
 
     who = "Numpy"
-    long_run = 10_000
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
@@ -209,7 +205,6 @@ class TorchCompiled(TorchModule):
     """
 
     compiles = True
-    long_run = 10_000
     examples = 5
     compiled = staticmethod(compiled_with("aot_eager"))
     # Takes seconds to compile, and then a fifth of the time for a call.
@@ -239,7 +234,6 @@ class TorchGrouped(TorchModule):
     What the other groups get is wild, so that whatever leaks from them shows.
     """
 
-    long_run = 10_000
     groups, ours = 4, 1
     shape = (4,)
 
@@ -277,8 +271,6 @@ torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompil
 
 class TorchPure(Torch):
     """The pure function on tensors, as under torch.func and on accelerators."""
-
-    long_run = 10_000
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)

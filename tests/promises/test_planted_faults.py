@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import test_guarantees as guarantees
 import torch
 from agreement import assert_agrees, stream
 from frontends import (
@@ -18,6 +17,7 @@ from frontends import (
     as_mask,
     gradient_factors,
 )
+from promises import test_moments, test_states, test_values, test_what_counts
 from table import ROWS
 
 from alrc import Settings, rule
@@ -129,6 +129,14 @@ def test_the_agreement_tests_catch(fault, sound, run) -> None:
         assert_agrees(fault, **run)
 
 
+GUARANTEES = {
+    name: test
+    for module in (test_values, test_moments, test_states, test_what_counts)
+    for name, test in vars(module).items()
+    if name.startswith("test_")
+}
+
+
 class LosesNumUpdates(TorchModule):
     def save(self) -> dict[str, float]:
         return super().save() | {"num_updates": 0}
@@ -167,13 +175,12 @@ class HalfPrecisionState(TorchPure):
 def test_the_guarantees_catch(monkeypatch, fault, test, arguments) -> None:
     monkeypatch.setitem(ROWS, "faulty", fault)
     with pytest.raises(AssertionError):
-        getattr(guarantees, f"test_{test}")("faulty", *arguments)
+        GUARANTEES[f"test_{test}"]("faulty", *arguments)
 
 
 def test_every_guarantee_runs_for_every_row() -> None:
-    tests = {name: test for name, test in vars(guarantees).items() if name.startswith("test_")}
-    for name, test in tests.items():
+    for name, test in GUARANTEES.items():
         marks = [mark.args for mark in getattr(test, "pytestmark", [])]
         one_for_all = name == "test_float32_state_agrees_with_float64_over_100_000_steps"
         assert ("row", ROWS) in marks or one_for_all, name
-    assert len(tests) > 30
+    assert len(GUARANTEES) > 30

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiers import row_of
 
 # The promises of docs/guarantees.md, in short, and all tests that have to pass for each.
 PROMISES = {
@@ -85,9 +86,8 @@ KERAS_ONLY = {"test_the_second_epoch_compiles_nothing"}  # whose layers are comp
 HEAD = """# What was tested in which front end
 
 Each cell is the number of test cases that passed; `make table` runs them all and writes this page.
-The rows are [what is promised](guarantees.md), in short, and the columns those of `tests/table.py`.
-A long run is 100,000 losses, or 10,000 in front ends that take longer for a call: at the default
-decay, rounding errors are forgotten after some thousand.
+The rows are [what is promised](guarantees.md), in short, and the columns those of
+`tests/helpers/table.py`. A long run is 100,000 losses.
 """
 
 
@@ -112,10 +112,7 @@ class Table:
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         for item in items:  # what a report brings back from another process
-            parameters = getattr(getattr(item, "callspec", None), "params", {})
-            backend = parameters.get("backend")
-            row = parameters.get("row", f"keras-{backend}" if backend else None)
-            if row in self.rows:
+            if (row := row_of(item)) in self.rows:
                 item.user_properties.append(("cell", (item.originalname, row)))
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:

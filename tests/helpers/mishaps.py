@@ -1,5 +1,9 @@
-"""Runs that come to grief, in a module that spawned processes can import; and their studies."""
+"""Runs that come to grief, or wait, in a module that spawned processes can import; their studies.
 
+Whatever is to be stopped half-way waits there: a machine may be too busy to stop it in time.
+"""
+
+import functools
 import io
 import json
 import multiprocessing
@@ -13,6 +17,7 @@ import numpy as np
 from rich.console import Console
 from torch import Tensor
 
+from alrc.lab import grid, tasks
 from alrc.lab.data import Images
 from alrc.lab.grid import Job
 from alrc.lab.study import run_study
@@ -47,6 +52,33 @@ class Planted(Supersampling):
                     time.sleep(3600)
                 os.kill(os.getpid(), self.signal)
             yield inputs, targets * self.losses_are
+
+
+@dataclass(frozen=True, eq=False)
+class Held(Supersampling):
+    """A task whose runs wait in a step while so many runs are finished, and else for ever."""
+
+    step: int = 0
+    runs: Path = Path()
+    finished: int = 0
+
+    def batches(
+        self, seed: int, batch_size: int, start: int = 0
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        for step, batch in enumerate(super().batches(seed, batch_size, start), start + 1):
+            while step == self.step and len(finished(self.runs)) >= self.finished:
+                time.sleep(0.002)
+            yield batch
+
+
+def finished(runs: Path) -> list[Path]:
+    return list(runs.glob("*/result.json"))
+
+
+def hold(step: int, runs: Path = Path(), finished: int = 0) -> None:
+    """Makes every task of this process one whose runs wait."""
+    held = functools.partial(Held, step=step, runs=runs, finished=finished)
+    grid.Supersampling = tasks.Supersampling = held
 
 
 def planted(counter: Path, times: int, **settings: float | None) -> Job:

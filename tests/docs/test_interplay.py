@@ -1,0 +1,24 @@
+"""The page docs/interplay.md and the tests of its claims, test_interplay_*.py, name each other."""
+
+import re
+from pathlib import Path
+
+from training_steps import PAGE
+
+
+def test_every_test_is_named_on_the_page_and_the_page_names_no_other() -> None:
+    files = Path(__file__).parent.glob("test_interplay_*.py")
+    source = "\n".join(file.read_text() for file in files)
+    tests = re.findall(r"^def (test_\w+)\(", source, re.MULTILINE)
+    named = re.findall(r"`(test_\w+)`", PAGE)
+    assert len(tests) == len(set(tests)) > 40
+    assert set(named) == set(tests)
+
+
+def test_every_row_of_claims_on_the_page_names_a_test() -> None:
+    claims = re.findall(
+        r"^\| what holds \| test \|\n\|---\|---\|\n((?:\|.*\n)+)", PAGE, re.MULTILINE
+    )
+    assert len(claims) > 10
+    for line in "".join(claims).splitlines():
+        assert re.fullmatch(r"\| .+ \| `test_\w+` \|", line), line
