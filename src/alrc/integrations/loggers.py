@@ -56,8 +56,8 @@ class Watch:
         alrc: The module to watch.
         log: Where the scalars go: called as ``log(scalars, step=step)``. ``run.log`` of Weights &
             Biases and ``mlflow.log_metrics`` are such functions, :func:`to_tensorboard` and
-            :func:`to_csv` make one; several in a list. Scalars are logged on rank 0, and the
-            mean is that of its own losses.
+            :func:`to_csv` make one; several in a list. Scalars are logged on rank 0;
+            loss and kept are of its own losses.
         every: Calls between two times. Larger waits less often for the device, and keeps more
             losses there.
         spikes: The file of the spike log, one for each Watch, or None for no such log. Rank 1
