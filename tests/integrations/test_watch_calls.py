@@ -128,6 +128,15 @@ def test_a_module_that_is_saved_pickled_or_copied_is_not_watched(tmp_path) -> No
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_module_that_an_older_version_pickled_while_it_was_watched_can_be_called() -> None:
+    """Its pickle names the hooks that a Watch had then."""
+    alrc, watch = ALRC(**START), loggers._not_watching()
+    alrc.register_forward_pre_hook(watch._before, with_kwargs=True)
+    alrc.register_forward_hook(watch._after, with_kwargs=True)
+    alrc = pickle.loads(pickle.dumps(alrc))
+    assert alrc(torch.tensor(8.0)) == 4.0
+
+
 def test_a_call_without_losses_is_counted_and_leaves_nothing(tmp_path) -> None:
     alrc, log = ALRC(**START), Memory()
     with Watch(alrc, log, every=2, spikes=tmp_path / "spikes.csv") as watch:
