@@ -1,7 +1,8 @@
 """Trains on two processes, as a user starts it: ``python lightning_ranks.py FOLDER``.
 
 Lightning starts the second process itself. Each writes what it saw to ``FOLDER/<rank>.json``. With
-``FOLDER ddp_fork``, it forks one that trains, and prints what ALRCCallback said and has learnt.
+``FOLDER ddp_fork``, or another such strategy, it starts both; what ALRCCallback said, and what it
+has learnt in the first of them and in the program that started them, is printed.
 """
 
 import json
@@ -95,21 +96,34 @@ def train(folder: Path) -> None:
     path.write_text(json.dumps({"steps": recorder.steps, "states": recorder.states}))
 
 
-def train_in_a_fork() -> None:
-    warnings.showwarning = lambda message, *_: print(message, flush=True)
-    warnings.filterwarnings("always", "ALRCCallback")
+class Printer(Callback):
+    """Is pickled together with the callback, and has the same ALRC in the other process, too."""
+
+    def __init__(self, alrc: ALRC) -> None:
+        self.alrc = alrc
+
+    def setup(self, trainer, pl_module, stage) -> None:
+        warnings.showwarning = lambda message, *_: print(message, flush=True)
+        warnings.simplefilter("ignore")
+        warnings.filterwarnings("always", "ALRCCallback")
+
+    def on_fit_end(self, trainer, pl_module) -> None:
+        if trainer.is_global_zero:
+            print(json.dumps(self.alrc.to_dict()), flush=True)
+
+
+def train_elsewhere(strategy: str) -> None:
     callback = ALRCCallback(**SETTINGS)
-    trainer = Trainer(
-        callbacks=[callback], strategy="ddp_fork", devices=1, logger=False, **ONE_EPOCH
-    )
+    callbacks = [callback, Printer(callback.alrc)]
+    trainer = Trainer(callbacks=callbacks, strategy=strategy, devices=2, logger=False, **ONE_EPOCH)
     trainer.fit(Regression())
-    print("losses seen here:", callback.alrc.num_losses.item())
+    print(json.dumps(callback.alrc.to_dict()))
 
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     if sys.argv[2:]:
-        train_in_a_fork()
+        train_elsewhere(sys.argv[2])
     else:
         train(Path(sys.argv[1]))

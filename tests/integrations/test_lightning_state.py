@@ -221,15 +221,40 @@ def test_two_processes_of_ddp_share_one_limit_at_every_step(tmp_path) -> None:
     assert fraction > 0
 
 
-def test_moments_that_stay_in_a_forked_process_are_said_to_stay_there(tmp_path) -> None:
-    out = succeed(lightning_ranks.__file__, tmp_path, "ddp_fork", cwd=tmp_path)
-    assert out.splitlines() == [
+@pytest.mark.parametrize(
+    "strategy", ["ddp_fork", pytest.param("ddp_spawn", marks=pytest.mark.slow)]
+)
+def test_moments_that_stay_in_processes_of_their_own_are_right_there(tmp_path, strategy) -> None:
+    """Spawned processes share what they are given: each would move the moments of the other."""
+    out = succeed(lightning_ranks.__file__, tmp_path, strategy, cwd=tmp_path)
+    said, there, here = out.splitlines()
+    assert said == (
         "ALRCCallback: moments must be learnt in the process that goes on with them; got a "
         "strategy that trains in processes of its own, such as ddp_spawn or ddp_notebook, from "
         "which Lightning brings back the weights alone. Save checkpoints during training and go on "
-        "from them with ckpt_path, or type strategy='ddp'.",
-        "losses seen here: 0",
-    ]
+        "from them with ckpt_path, or type strategy='ddp'."
+    )
+    assert json.loads(here) == ALRCCallback(**SETTINGS).alrc.to_dict()
+    net, reference = lightning_ranks.net(), Reference(**lightning_ranks.SETTINGS)
+    optimizer = torch.optim.SGD(net.parameters(), lightning_ranks.LEARNING_RATE)
+    for batches in zip(*map(lightning_ranks.batches, range(2)), strict=True):
+        losses = [mse_loss(net(x), y) for x, y in batches]
+        clipped = reference([loss.item() for loss in losses])
+        optimizer.zero_grad()
+        sum(loss * c.factor / 2 for loss, c in zip(losses, clipped, strict=True)).backward()
+        optimizer.step()
+    assert json.loads(there) == pytest.approx(
+        {
+            "mean": reference.mean,
+            "variance": reference.variance,
+            "num_updates": 16,
+            "num_losses": 32,
+            "num_clipped": reference.num_clipped,
+            "num_nonfinite": 0,
+        },
+        rel=1e-5,
+    )
+    assert reference.num_clipped > 2
 
 
 def test_one_process_starts_no_collectives_even_after_many_did() -> None:

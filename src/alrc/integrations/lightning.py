@@ -177,6 +177,8 @@ class ALRCCallback(Callback):
         # Lightning loads a checkpoint after this.
         if stage != "fit":
             return
+        if self._has_moved():  # then the processes share memory, and each would move the moments
+            self.alrc.load_state_dict(self.state_dict(), assign=True)
         if self._module is None:
             self._start = self.state_dict()
         elif self._module() is not pl_module:
@@ -261,9 +263,13 @@ class ALRCCallback(Callback):
                 stacklevel=2,
             )
 
-    def _warn_of_moments_that_stay_here(self, trainer: Trainer) -> None:
+    def _has_moved(self) -> bool:
+        """True in a process that was started by the one in which this callback was made."""
         parent = multiprocessing.parent_process()
-        if parent and parent.pid == self._made_in and trainer.is_global_zero:
+        return parent is not None and parent.pid == self._made_in
+
+    def _warn_of_moments_that_stay_here(self, trainer: Trainer) -> None:
+        if self._has_moved() and trainer.is_global_zero:
             warnings.warn(
                 "ALRCCallback: moments must be learnt in the process that goes on with them; got "
                 "a strategy that trains in processes of its own, such as ddp_spawn or "
