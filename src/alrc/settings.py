@@ -190,9 +190,14 @@ def _number(name: str, value: SupportsFloat) -> float:
             return float(value)
         except (TypeError, ValueError, OverflowError, RuntimeError):
             pass
+    mend = f"Pass a float, for example {name}=2.5."
+    if getattr(value, "shape", None) == ():  # an array of one number, which is not known yet
+        mend += (
+            " Settings are compiled in and cannot be traced, as by jit or vmap; the docstring of "
+            "alrc.jax.clip shows how to limit by several of them in one call."
+        )
     raise TypeError(
-        f"ALRC: {name} must be a number; got {value!r} of type {type(value).__name__}. "
-        f"Pass a float, for example {name}=2.5."
+        f"ALRC: {name} must be a number; got {value!r} of type {type(value).__name__}. {mend}"
     )
 
 

@@ -28,6 +28,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "slow: left out unless --all is given, or the test named")
+    config.addinivalue_line(
+        "markers",
+        "thin(parameter, *values): slow with other values in rows of the table that take long",
+    )
     # Examples are the same in every run of the same tests; how long one takes says nothing.
     options = {"deadline": None, "derandomize": True}
     hypothesis.settings.register_profile("short", max_examples=20, **options)
@@ -64,8 +68,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     total = len(items)
     named = any("::" in argument for argument in config.args)
     if not (config.getoption("all") or named):
-        slow = [item for item in items if item.get_closest_marker("slow")]
-        items[:] = [item for item in items if not item.get_closest_marker("slow")]
+        slow = [item for item in items if is_slow(item)]
+        items[:] = [item for item in items if not is_slow(item)]
         config.hook.pytest_deselected(items=slow)
         left_out = len(slow)
         if bare := promises() & {name(item) for item in slow} - {name(item) for item in items}:
@@ -76,6 +80,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items.sort(key=lambda item: (place_of(group_of(item)), first[group_of(item)]))
     for item in items:
         item.add_marker(pytest.mark.xdist_group(group_of(item)))
+
+
+def is_slow(item: pytest.Item) -> bool:
+    if item.get_closest_marker("slow"):
+        return True
+    thin = [mark.args for mark in item.iter_markers("thin")]
+    if not thin or sys.modules["table"].ROWS[row_of(item)].examples == 100:
+        return False
+    return any(item.callspec.params[parameter] not in values for parameter, *values in thin)
 
 
 def name(item: pytest.Item) -> str:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import mishaps
 import numpy as np
 import pytest
 import torch
@@ -15,6 +16,7 @@ from alrc.lab.data import Images
 from alrc.lab.storage import RunFolder
 from alrc.lab.tasks import Supersampling
 from alrc.lab.training import Run, RunConfig, train
+from alrc.lab.workers import run_one
 
 ARRAYS = ("losses", "limits", "limited", "held_out")
 ARMS = {
@@ -22,7 +24,7 @@ ARMS = {
     "alrc": {"num_stddev": 1.0},
     "two-sided, paper's starts": {
         "num_stddev": 1.0,
-        "num_stddev_below": 1.0,
+        "num_stddev_below": 1.5,
         "mu1_start": 25.0,
         "mu2_start": 900.0,
     },
@@ -85,17 +87,17 @@ def test_a_run_stopped_and_taken_up_again_is_the_uninterrupted_one(
     assert result["num_clipped"] == whole.clipped.sum()
 
 
-COMMAND = (
-    "import sys; from alrc.cli import main; "
-    "sys.argv = ['alrc', 'lab', 'run', 'cifar10', *sys.argv[1:]]; main()"
-)
 # Kills itself when so many functions have been called and left, of Python's and of C's, from the
-# first training step on: nearly half of them write checkpoints.
+# first training step on: most of them write checkpoints.
 KILLED = """
-import os, signal, sys
-from alrc.lab.training import Trainer
+import os, pathlib, signal, sys
+sys.path.insert(0, sys.argv[1])
+from mishaps import noise
+from alrc.lab.tasks import Supersampling
+from alrc.lab.training import RunConfig, Trainer
+from alrc.lab.workers import run_one
 
-left, advance = int(sys.argv.pop(1)), Trainer.advance
+left, advance = int(sys.argv[2]), Trainer.advance
 
 def count(*event):
     global left
@@ -109,25 +111,24 @@ def advance_and_count(*args):
     advance(*args)
 
 Trainer.advance = advance_and_count
+task, config = Supersampling(noise(), width=2), RunConfig(40, 50, num_stddev=1.0)
+run_one(task, config, pathlib.Path(sys.argv[3]))
 """
-
-
-def train_in_a_process(out: Path, code: str, *words: str) -> int:
-    options = {"iterations": 200, "width": 2, "num-stddev": 1, "checkpoint-every": 20}
-    arguments = [f"--{name}={value}" for name, value in options.items()]
-    command = [sys.executable, "-c", code + COMMAND, *words, f"--out={out}", *arguments]
-    return subprocess.run(command, capture_output=True).returncode
 
 
 @pytest.mark.skipif(os.name != "posix", reason="SIGKILL is of POSIX")
 def test_sigkill_at_random_moments_changes_nothing(tmp_path: Path) -> None:
+    task, config = Supersampling(mishaps.noise(), width=2), RunConfig(40, 50, num_stddev=1.0)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    assert train_in_a_process(whole, "") == 0
-    random = np.random.default_rng(0)
-    for moment in random.integers(1, 130_000, size=3):  # a quarter of all there are, at most
-        assert train_in_a_process(killed, KILLED, str(moment)) == -signal.SIGKILL
-    assert not (killed / "result.json").exists()
-    assert train_in_a_process(killed, "") == 0
+    run_one(task, config, whole)
+    helpers = str(Path(mishaps.__file__).parent)
+    for moment in np.random.default_rng(0).integers(1, 100_000, size=2):  # of more than 200,000
+        command = [sys.executable, "-c", KILLED, helpers, str(moment), str(killed)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == -signal.SIGKILL, done.stderr
+    steps = []
+    run_one(task, config, killed, lambda step, _: steps.append(step))
+    assert 1 < steps[0] <= steps[-1] == 40
     assert_same(stored(killed), stored(whole))
     assert (killed / "result.json").read_text() == (whole / "result.json").read_text()
     assert not list(killed.glob(".*.part"))

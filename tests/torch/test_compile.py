@@ -1,11 +1,14 @@
 """torch.compile: one graph, no recompilation, and above all the right gradients."""
 
 import copy
+import math
 import shutil
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 import alrc.opaque
 import alrc.torch
@@ -14,6 +17,7 @@ from alrc.torch import ALRC
 needs_compiler = pytest.mark.skipif(
     shutil.which("g++") is None, reason="inductor builds C++ for the CPU, and there is no g++ here"
 )
+START = {"mu1_start": 1.0, "mu2_start": 2.0}  # limit 4
 BACKENDS = ["aot_eager", pytest.param("inductor", marks=needs_compiler)]
 
 
@@ -67,10 +71,71 @@ def test_model_loss_and_alrc_in_one_graph_have_the_gradients_of_eager(backend, v
     assert compare_with_eager(backend, vector) > 10
 
 
+RECOMPUTES = "ALRC: a loss must meet ALRC once, in the forward pass; got a call during the backward"
+
+
+@pytest.mark.parametrize("budget", [0.5, 0.01, 0.0])
+@pytest.mark.parametrize("vector", [False, True])
+def test_a_compiler_short_of_memory_is_right_or_refused_in_words(budget, vector) -> None:
+    with torch._functorch.config.patch(activation_memory_budget=budget):
+        try:
+            compare_with_eager("aot_eager", vector)
+            outcome = "right"
+        except RuntimeError as error:
+            outcome = "refused" if RECOMPUTES in str(error) else str(error)
+    assert outcome in (("refused",) if budget == 0 else ("right", "refused"))
+
+
 def test_without_the_snapshot_the_gradients_are_wrong_and_this_test_sees_it(monkeypatch) -> None:
     monkeypatch.setattr(alrc.opaque, "snapshot", lambda x: x)
-    with pytest.raises(AssertionError, match="Tensor-likes are not close"):
+    budget = torch._functorch.config.patch(activation_memory_budget=0.5)
+    with budget, pytest.raises(AssertionError, match="Tensor-likes are not close"):
         compare_with_eager("aot_eager", vector=True)
+
+
+@pytest.mark.parametrize("outside", [False, True], ids=["inside the graph", "around the graph"])
+@pytest.mark.parametrize("shape", [(), (3,)])
+def test_activation_checkpointing_of_compiled_losses_is_refused_in_words(outside, shape) -> None:
+    alrc = ALRC(decay=0.5, **START)
+
+    def limited(x):
+        return alrc(x**3).square().sum()
+
+    if outside:
+        compiled = torch.compile(limited, fullgraph=True, backend="aot_eager")
+        call = partial(checkpoint, compiled, use_reentrant=False)
+    else:
+        call = torch.compile(
+            partial(checkpoint, limited, use_reentrant=False), fullgraph=True, backend="aot_eager"
+        )
+    loss = call(torch.full(shape, 3.0, requires_grad=True))
+    with pytest.raises(RuntimeError, match=RECOMPUTES):
+        loss.backward()
+    assert alrc.num_updates == 1
+
+
+def test_memory_that_nothing_has_set_is_mended_inside_a_graph() -> None:
+    alrc = ALRC(**START)
+    compiled = torch.compile(alrc, fullgraph=True, backend="aot_eager")
+    for name in ("mean", "variance"):
+        alrc._buffers[name] = torch.full((), math.nan)
+    assert compiled(torch.tensor([8.0, 1.0])).tolist() == [4.0, 1.0]
+    assert alrc.to_dict() == pytest.approx(fresh_after([8.0, 1.0]))
+
+
+def test_moments_of_another_dtype_are_refused_inside_a_graph() -> None:
+    alrc = ALRC(**START)
+    alrc._buffers["mean"].data = alrc._buffers["mean"].data.bfloat16()
+    compiled = torch.compile(alrc, fullgraph=True, backend="aot_eager")
+    with pytest.raises(Exception, match="its moments must be float32") as error:
+        compiled(torch.tensor([8.0, 1.0]))
+    assert "Call alrc once in training before it is compiled" in str(error.value)
+
+
+def fresh_after(losses: list[float]) -> dict[str, float]:
+    alrc = ALRC(**START)
+    alrc(torch.tensor(losses))
+    return alrc.to_dict()
 
 
 def test_the_second_call_compiles_nothing() -> None:

@@ -3,7 +3,6 @@
 import json
 import math
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
@@ -147,15 +146,6 @@ def test_the_pure_functions_of_pytorch_and_jax_move_groups_as_the_module_does() 
         assert pure.to_dict() == {name: alrc.to_dict()[name] for name in state.MOMENTS}
         for name, number in arrays.to_dict().items():
             assert number == pytest.approx(pure.to_dict()[name], rel=1e-5)
-
-
-def test_jax_neither_limits_nor_counts_losses_of_a_group_that_does_not_exist() -> None:
-    settings = Settings(num_groups=2, mu1_start=1.0, mu2_start=2.0)
-    before = alrc_jax.init(settings)
-    for index in (-1, 2):
-        values, moments = alrc_jax.clip(jnp.array([99.0]), before, settings, group=index)
-        assert values.tolist() == [99.0]
-        assert moments.to_dict() == before.to_dict()
 
 
 def test_a_saved_state_of_groups_goes_on_bit_for_bit() -> None:
@@ -314,44 +304,3 @@ def test_a_bad_group_is_refused_in_words_and_nothing_moves(case, who) -> None:
         call(*args, group=group)
     assert str(error.value) == words.format(who=who)
     assert alrc.to_dict() == before
-
-
-# NumPy arrays: a JAX array here would start JAX before any test runs.
-JAX_REFUSED = {
-    "no groups": (
-        None,
-        1,
-        ValueError,
-        "clip: group must be left out, because the moments are shared by all losses; got 1. Pass "
-        "Settings(num_groups=K), or call it without group.",
-    ),
-    "no group": (
-        3,
-        None,
-        ValueError,
-        "clip: group must say which of the 3 groups the losses are in; got None. Pass "
-        "group=index: one whole number, or one for each loss.",
-    ),
-    "floats": (
-        3,
-        np.zeros(2, np.float32),
-        TypeError,
-        "clip: group must hold whole numbers; got float32 of shape (2,). Pass group.astype(int).",
-    ),
-    "another shape": (
-        3,
-        np.arange(3),
-        ValueError,
-        "clip: group must be one number or have the shape of loss; got a group of shape (3,) and "
-        "losses of shape (2,). Pass jnp.broadcast_to(group, loss.shape).",
-    ),
-}
-
-
-@pytest.mark.parametrize("case", JAX_REFUSED)
-def test_jax_refuses_a_bad_group_in_words(case) -> None:
-    num_groups, group, kind, words = JAX_REFUSED[case]
-    settings = Settings(num_groups=num_groups)
-    with pytest.raises(kind) as error:
-        alrc_jax.clip(jnp.ones(2), alrc_jax.init(settings), settings, group=group)
-    assert str(error.value) == words

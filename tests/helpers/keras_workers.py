@@ -1,7 +1,7 @@
 """A process for each backend of Keras, since a process can only have one, and tests run there."""
 
 import functools
-import importlib
+import importlib.util
 import inspect
 import multiprocessing
 import os
@@ -65,8 +65,17 @@ def run(backend: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -
     return worker(backend).submit(function, *args, **kwargs).result()
 
 
+@functools.cache
+def _module(file: str) -> Any:
+    """The test file as a module of that process."""
+    spec: Any = importlib.util.spec_from_file_location(Path(file).stem, file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def _run_test(file: str, name: str, kwargs: dict[str, Any]) -> None:
-    test = getattr(importlib.import_module(Path(file).stem), name).test
+    test = getattr(_module(file), name).test
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)  # not the deprecations that Keras meets
         warnings.filterwarnings(
