@@ -4,6 +4,8 @@ import copy
 import io
 import json
 import math
+import multiprocessing
+import os
 import pickle
 from types import SimpleNamespace
 
@@ -255,6 +257,19 @@ def test_moments_that_stay_in_processes_of_their_own_are_right_there(tmp_path, s
         rel=1e-5,
     )
     assert reference.num_clipped > 2
+
+
+def test_moments_that_came_in_shared_memory_are_not_moved_there(monkeypatch) -> None:
+    callback = ALRCCallback(**SETTINGS)
+    callback.alrc.share_memory()
+    given = callback.alrc.num_losses
+    # As if this process had been started by the one in which the callback was made.
+    parent = SimpleNamespace(pid=os.getpid())
+    monkeypatch.setattr(multiprocessing, "parent_process", lambda: parent)
+    with pytest.warns(UserWarning, match="ALRCCallback: moments must be learnt in the process"):
+        fit(Regression(), callback, max_epochs=1)
+    assert (given, callback.alrc.num_losses) == (0, NUM_BATCHES)
+    assert not any(buffer.is_shared() for buffer in callback.alrc.buffers())
 
 
 def test_one_process_starts_no_collectives_even_after_many_did() -> None:
