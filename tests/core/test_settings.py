@@ -100,8 +100,16 @@ REFUSED = {
     ),
     "infinite mu1": (
         {"mu1_start": math.inf, "mu2_start": 1},
-        "ALRC: mu1_start must be finite in float32, because it is the mean loss; got inf. Pass an "
-        "estimate of the mean loss, or leave mu1_start and mu2_start out to start automatically.",
+        "ALRC: mu1_start must have a square that is finite in float32, because it is the mean loss, "
+        "whose variance is kept there; got inf. Pass an estimate of the mean loss, or leave "
+        "mu1_start and mu2_start out to start automatically.",
+    ),
+    "limits that close in on the mean": (
+        {"num_stddev": 1.0, "num_stddev_below": 0.5},
+        "ALRC: num_stddev * num_stddev_below must be greater than 1, because losses that are "
+        "limited on both sides closer to the mean have a smaller variance than the one they are "
+        "limited by, and both limits close in on the mean whatever the losses; got 1 * 0.5 = 0.5. "
+        "Pass num_stddev_below=3, or None to limit nothing below.",
     ),
     "negative mu2": (
         {"mu1_start": 1, "mu2_start": -1},

@@ -204,16 +204,6 @@ def test_pickles_of_modules_without_hooks_go_on() -> None:
     assert loaded.to_dict() == alrc.to_dict()
 
 
-def test_working_in_place_on_the_result_reaches_the_loss_in_calm_steps_only() -> None:
-    """What the note in the docstring warns of: ``loss /= k`` after it changes what was kept."""
-    alrc = ALRC(**START)
-    for value, seen in ((2.0, 1.0), (8.0, 8.0)):
-        loss = torch.tensor(1.0, requires_grad=True) * value
-        limited = alrc(loss)
-        limited /= 2
-        assert loss.item() == seen
-
-
 def test_step_hooks_get_what_the_rule_has_found() -> None:
     alrc, seen = ALRC(**START), []
     handle = alrc.register_step_hook(lambda *call: seen.append(call))

@@ -60,7 +60,8 @@ class ALRC(state.Readings, nn.Module):
             automatically, from the plain average of the losses seen so far.
         mu2_start: First estimate of the mean squared loss, at least ``mu1_start**2``.
         num_stddev_below: Number of standard deviations below the mean at which low losses are
-            raised, > 0, or None for no lower limit. Larger raises fewer losses.
+            raised, > 0, or None for no lower limit. Larger raises fewer losses. Its product with
+            ``num_stddev`` must be above 1.
         warmup: Calls to watch before the first loss is limited, >= 1; automatic start only.
         center: Point towards which gradients are scaled. ``"zero"`` (the paper): by limit / loss,
             for losses >= 0. ``"mean"``: by (limit - mean) / (loss - mean), for losses of either
@@ -92,9 +93,12 @@ class ALRC(state.Readings, nn.Module):
     Note:
         In ``eval()`` mode, and where gradients are off (``torch.no_grad()``), losses pass
         through and nothing moves. A NaN or infinite loss comes back as it came, is counted, and
-        never enters the moments. On the CPU, losses of which none is limited are returned as the
-        same tensor. Call it outside a region of activation checkpointing: inside, the losses
-        would meet it twice, the second time with other moments, which it refuses.
+        never enters the moments; so does a finite one that float32 moments cannot hold, from
+        4.6e18 on, if there is no limit for it. With center ``"zero"``, a loss of exactly 0 comes
+        back and counts nowhere. On the CPU, losses of which none is limited are returned as the
+        same tensor: work in place on the result would change the loss that you log. Call it
+        outside a region of activation checkpointing: inside, the losses would meet it twice, the
+        second time with other moments, which it refuses.
 
     Raises:
         TypeError: From the constructor, if a setting is of the wrong type; from the call, if
@@ -104,7 +108,13 @@ class ALRC(state.Readings, nn.Module):
             ``group`` is missing, needless or out of range (where looking costs no wait for the
             device).
         RuntimeError: From the call, if it is made during a backward pass, as activation
-            checkpointing does; or if another rank has died or made no call in time.
+            checkpointing does; if the state cannot move in place, as under ``torch.func.grad``;
+            or if another rank has died or made no call in time.
+        AttributeError: If a setting is changed later.
+
+    Warns:
+        UserWarning: From the first call, if the state is memory that nothing has set, or was cast
+            by other means than ``.to()``.
 
     Example:
         >>> import torch
