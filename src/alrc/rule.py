@@ -185,10 +185,13 @@ def limits(xp: Module, moments: Moments, settings: Settings) -> tuple[Array, Arr
     if settings.automatic:
         active = active & (num_updates >= settings.warmup)
     infinite = math.inf * xp.ones_like(mean)
-    upper = xp.where(active, mean + settings.num_stddev * stddev, infinite)
-    if settings.num_stddev_below is None:
-        return -infinite, upper
-    return xp.where(active, mean - settings.num_stddev_below * stddev, -infinite), upper
+    lower, upper = -infinite, infinite
+    above, below = settings.num_stddev, settings.num_stddev_below
+    if above < math.inf:  # infinity times a standard deviation of 0 is NaN
+        upper = xp.where(active, mean + above * stddev, upper)
+    if below is not None and below < math.inf:
+        lower = xp.where(active, mean - below * stddev, lower)
+    return lower, upper
 
 
 def limit(

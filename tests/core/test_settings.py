@@ -100,8 +100,8 @@ REFUSED = {
     ),
     "infinite mu1": (
         {"mu1_start": math.inf, "mu2_start": 1},
-        "ALRC: mu1_start must have a square that is finite in float32, because it is the mean loss, "
-        "whose variance is kept there; got inf. Pass an estimate of the mean loss, or leave "
+        "ALRC: mu1_start must have a square that is finite in float32, because it is the mean "
+        "loss, whose variance is kept there; got inf. Pass an estimate of the mean loss, or leave "
         "mu1_start and mu2_start out to start automatically.",
     ),
     "limits that close in on the mean": (

@@ -45,13 +45,13 @@ def test_training_agrees_with_the_oracle_at_each_step(per_example, options) -> N
 def test_without_the_snapshot_the_gradients_are_wrong_and_the_oracle_sees_it() -> None:
     from alrc import opaque
 
-    snapshot = opaque._snapshot
-    opaque._snapshot = lambda x: x
+    snapshot = opaque.snapshot
+    opaque.snapshot = lambda x: x
     try:
         with pytest.raises(AssertionError, match="Not equal to tolerance"):
             test_training_agrees_with_the_oracle_at_each_step.test(True, {"jit_compile": True})
     finally:
-        opaque._snapshot = snapshot
+        opaque.snapshot = snapshot
 
 
 @in_each_backend

@@ -1,5 +1,6 @@
 """What every trainer needs: the gradient of a loss that it made limited, and its value left."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -73,19 +74,37 @@ def limit_gradient(alrc: ALRC, loss: Tensor, scale: float | Tensor = 1.0) -> tup
     return scaled, seen
 
 
-def hang_gradient(alrc: ALRC, loss: Tensor, scale: float | Tensor = 1.0) -> Seen:
+def hang_gradient(
+    alrc: ALRC,
+    loss: Tensor,
+    scale: float | Tensor = 1.0,
+    *,
+    passed: Callable[[], object] | None = None,
+) -> Seen:
     """The same for a loss that cannot be replaced: its factor is hung on the tensor itself.
 
     In front of all hooks that it has already, one of which may run the real backward pass.
+
+    Args:
+        alrc, loss, scale: As for :func:`look`.
+        passed: Called when a backward pass has come by; the factor is then taken off again, so
+            that each pass of the same loss may be given one of its own. None: it stays.
     """
     seen = look(alrc, loss, scale)
-    if loss.requires_grad:
-        earlier = dict(loss._backward_hooks or {})
-        handle = loss.register_hook(lambda gradient: gradient * seen.factor.to(gradient.dtype))  # type: ignore[no-untyped-call]
-        hooks: Any = loss._backward_hooks
-        ours = hooks[handle.id]
-        hooks.clear()  # hooks run in the order in which they were put in
-        hooks.update({handle.id: ours, **earlier})
+    if not loss.requires_grad:
+        return seen
+
+    def hook(gradient: Tensor) -> Tensor:
+        if passed is not None:
+            handle.remove()
+            passed()
+        return gradient * seen.factor.to(gradient.dtype)
+
+    earlier = dict(loss._backward_hooks or {})
+    handle = loss.register_hook(hook)  # type: ignore[no-untyped-call]
+    hooks: Any = loss._backward_hooks
+    hooks.clear()  # hooks run in the order in which they were put in
+    hooks.update({handle.id: hook, **earlier})
     return seen
 
 

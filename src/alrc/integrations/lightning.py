@@ -1,5 +1,9 @@
 """A callback for Lightning that limits losses without a change to the LightningModule."""
 
+import multiprocessing
+import os
+import warnings
+import weakref
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -15,7 +19,8 @@ import torch
 from torch import Tensor
 
 from alrc.integrations.gradients import hang_gradient
-from alrc.integrations.scalars import scalars
+from alrc.integrations.passes import Passes
+from alrc.integrations.scalars import Kept, scalars
 from alrc.torch import ALRC
 
 __all__ = ["ALRCCallback"]
@@ -37,6 +42,10 @@ class ALRCCallback(Callback):
     To limit each example by itself, or to mask some, call :class:`alrc.torch.ALRC` in
     ``training_step`` instead: a callback sees no more than the loss of the batch.
 
+    The moments belong to the training of one module. A second ``fit`` of the same module goes on
+    from them; a ``fit`` of another, as in cross-validation, starts from those that this callback
+    had before the first; and one with ``ckpt_path`` goes on from those in the checkpoint.
+
     Args:
         num_stddev: As in :class:`alrc.torch.ALRC`, like the six after it.
         decay: Share of the old moments kept at each backward pass.
@@ -46,7 +55,7 @@ class ALRCCallback(Callback):
         warmup: Losses to watch before the first is limited.
         center: Point towards which gradients are scaled.
         name: What its logged metrics start with, and what tells its state from that of another
-            ALRCCallback in the same checkpoint.
+            ALRCCallback in the same checkpoint; Lightning refuses two of one name.
         backward: Manual optimization only: which ``manual_backward`` of each training batch this
             callback limits, counted from 0. Two losses of different meaning need a limit each:
             ``ALRCCallback(name="discriminator", backward=0)`` and
@@ -62,13 +71,20 @@ class ALRCCallback(Callback):
         ALRC saw (with several processes, that of the first); ``alrc/limit``, ``alrc/mean`` and
         ``alrc/stddev``, by which the next loss is judged; ``alrc/clipped_fraction`` and
         ``alrc/nonfinite``, the share of limited losses and the number of NaN and infinite ones
-        since the start.
+        since the start; and ``alrc/kept``, what the limits left of the sum of the losses since
+        the step that was logged before (with several processes, of the first's).
 
     Raises:
         TypeError: If a setting is of the wrong type.
         ValueError: If a setting is out of range; when training starts, if ``backward`` is given
-            and the module has automatic optimization.
-        RuntimeError: When a checkpoint is loaded, if the state in it is damaged.
+            in automatic optimization, or another callback limits the same backward pass; in
+            training, if a loss is not one number.
+        RuntimeError: When a checkpoint is loaded, if the state in it is damaged; after a batch,
+            if an optimizer has stepped on gradients that this callback could not limit.
+
+    Warns:
+        When training starts, if the module has an ALRC of its own, or if these moments will stay
+        in processes that Lightning forks or spawns; after an epoch, if no loss came by.
 
     Example:
         >>> import torch
@@ -131,8 +147,16 @@ class ALRCCallback(Callback):
             center=center,
         )
         self.name, self.backward = name, backward
-        self._num_backwards = 0  # of this batch
-        self._loss: Tensor | None = None  # the last that ALRC saw, for the log
+        self._made_in = os.getpid()
+        # Whose training the moments are of, and what they were before it.
+        self._module: weakref.ref[LightningModule] | None = None
+        self._start: dict[str, Any] = {}
+        self._last_loss: Tensor | None = None  # that ALRC saw, for the log
+        self._kept = Kept()
+        self._passes = Passes(backward, automatic=True)  # until a training starts
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_module": None}  # a weak reference can't be pickled
 
     @property
     def state_key(self) -> str:
@@ -147,6 +171,18 @@ class ALRCCallback(Callback):
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Goes on from what ``state_dict()`` returned."""
         self.alrc.load_state_dict(state_dict)
+        self._module = None  # these moments were given, not learnt from the module before
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        # Lightning loads a checkpoint after this.
+        if stage != "fit":
+            return
+        if self._has_moved():  # then the processes share memory, and each would move the moments
+            self.alrc.load_state_dict(self.state_dict(), assign=True)
+        if self._module is None:
+            self._start = self.state_dict()
+        elif self._module() is not pl_module:
+            self.alrc.load_state_dict(self._start)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.backward is not None and pl_module.automatic_optimization:
@@ -155,48 +191,111 @@ class ALRCCallback(Callback):
                 f"which has one backward pass for each loss; got {self.backward}. Leave backward "
                 "out, or set automatic_optimization = False in the module."
             )
+        self._check_that_losses_are_limited_once(trainer, pl_module)
+        self._warn_of_moments_that_stay_here(trainer)
+        self._last_loss, self._kept = None, Kept()
+        self._passes = Passes(self.backward, pl_module.automatic_optimization)
         self.alrc.to(trainer.strategy.root_device)
         self.alrc.sync = trainer.world_size > 1
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._module = weakref.ref(pl_module)  # only now: some strategies load a checkpoint late
+
     def on_train_batch_start(self, *_: Any) -> None:
-        self._num_backwards = 0
+        self._passes.start_batch()
 
     def on_before_backward(
         self, trainer: Trainer, pl_module: LightningModule, loss: Tensor
     ) -> None:
-        self._num_backwards += 1
-        if self.backward not in (None, self._num_backwards - 1):
+        if not self._passes.next_is_limited():
             return
-        scale = _scale(trainer, pl_module, loss)
-        self._loss = hang_gradient(self.alrc, loss, scale).loss
+        if loss.numel() != 1:
+            raise ValueError(
+                "ALRCCallback: a loss that goes backward must be one number, because it gets one "
+                f"factor; got a loss of shape {tuple(loss.shape)}. Call alrc.torch.ALRC in "
+                "training_step, which limits each loss by itself."
+            )
+        self._passes.limit(loss.requires_grad)
+        scale = _unscaling(trainer, pl_module, loss)
+        seen = hang_gradient(self.alrc, loss, scale, passed=self._passes.count_gradient)
+        self._last_loss = seen.loss
+        if trainer.loggers:
+            self._kept.add(seen.loss, seen.limited)
+
+    def on_before_optimizer_step(self, *_: Any) -> None:
+        self._passes.step()
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        if self._loss is None or not _logs(trainer, pl_module):
+        has_stepped = self._passes.end_batch()
+        if self._last_loss is None or not _is_logged(trainer, pl_module, has_stepped):
             return
-        metrics = {"loss": self._loss, **scalars(self.alrc)}
+        metrics = {"loss": self._last_loss, **scalars(self.alrc), "kept": self._kept.take()}
         named = {f"{self.name}/{key}": value for key, value in metrics.items()}
         # No batch size goes in here; where Lightning can't infer one, it demands it nonetheless.
         pl_module.log_dict(named, on_step=True, on_epoch=False, batch_size=1)
 
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._passes.end_epoch()
+
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.alrc.state_dict()  # waits for what is under way while the other ranks are still there
+        self.alrc.wait()  # while the other ranks are still there
+
+    def _check_that_losses_are_limited_once(
+        self, trainer: Trainer, pl_module: LightningModule
+    ) -> None:
+        for other in trainer.callbacks:  # type: ignore[attr-defined] # set from outside
+            if other is self or not isinstance(other, ALRCCallback):
+                continue
+            if None in (self.backward, other.backward) or self.backward == other.backward:
+                raise ValueError(
+                    "ALRCCallback: each backward pass must have one callback, because each scales "
+                    f"its gradient; got {self.name!r} with backward={self.backward} and "
+                    f"{other.name!r} with backward={other.backward}. Take one out of callbacks; "
+                    "or, in manual optimization, type backward=0 for the one and backward=1 for "
+                    "the other."
+                )
+        names = [name for name, child in pl_module.named_modules() if isinstance(child, ALRC)]
+        if names and self.backward is None:
+            warnings.warn(
+                "ALRCCallback: each loss must be limited once; got a module that has an ALRC of "
+                f"its own, {', '.join(names)}. If training_step calls it, take the callback out "
+                "of callbacks, or the ALRC out of the module.",
+                stacklevel=2,
+            )
+
+    def _has_moved(self) -> bool:
+        """True in a process that was started by the one in which this callback was made."""
+        parent = multiprocessing.parent_process()
+        return parent is not None and parent.pid == self._made_in
+
+    def _warn_of_moments_that_stay_here(self, trainer: Trainer) -> None:
+        if self._has_moved() and trainer.is_global_zero:
+            warnings.warn(
+                "ALRCCallback: moments must be learnt in the process that goes on with them; got "
+                "a strategy that trains in processes of its own, such as ddp_spawn or "
+                "ddp_notebook, from which Lightning brings back the weights alone. Save "
+                "checkpoints during training and go on from them with ckpt_path, or type "
+                "strategy='ddp'.",
+                stacklevel=2,
+            )
 
 
-def _logs(trainer: Trainer, pl_module: LightningModule) -> bool:
+def _is_logged(trainer: Trainer, pl_module: LightningModule, has_stepped: bool) -> bool:
     """True at the end of a batch after which the trainer writes its log.
 
-    At all others ``log`` would be in vain, and for six metrics takes longer than a small training
-    step.
+    At all others ``log`` would be in vain, and for seven metrics takes longer than a small
+    training step.
     """
     number: int = trainer.log_every_n_steps  # type: ignore[attr-defined] # set from outside
-    # Optimizer steps; a batch with several of them is one step of the log.
-    automatic = pl_module.automatic_optimization
-    step = trainer.global_step if automatic else trainer.fit_loop.total_batch_idx + 1
+    if pl_module.automatic_optimization:
+        step, is_complete = trainer.global_step, has_stepped  # not while batches are accumulated
+    else:  # a batch with several steps of optimizers, or none, is one step of the log
+        step, is_complete = trainer.fit_loop.total_batch_idx + 1, True
     due = number > 0 and step % number == 0
-    return bool(trainer.loggers) and (due or trainer.should_stop)
+    return bool(trainer.loggers) and is_complete and (due or trainer.should_stop)
 
 
-def _scale(trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> float | Tensor:
+def _unscaling(trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> float | Tensor:
     """What makes the loss that is about to go backward the loss that the module returned."""
     scale = float(trainer.accumulate_grad_batches) if pl_module.automatic_optimization else 1.0
     scaler = getattr(trainer.precision_plugin, "scaler", None)

@@ -16,11 +16,12 @@ class Spike(NamedTuple):
         step: Which call it was in; the first is 0.
         rank: Which process it was in.
         index: Its position among the losses of the call, flattened.
-        key: What :meth:`Watch.examples` called the example; empty if nothing did.
+        key: What :meth:`Watch.name_next` called the example; empty if nothing did.
         group: Its group; None without groups.
         loss: The loss that was computed.
-        limit: The loss that came back; NaN if the loss is not finite, and came back as it was.
-        factor: What its gradient was multiplied by; 1 if the loss is not finite.
+        limit: What it was limited to, before it was rounded to the dtype of the losses; NaN if
+            it was not finite or too large for the moments, and came back as it was.
+        factor: What its gradient was multiplied by; 1 if it came back as it was.
     """
 
     step: int

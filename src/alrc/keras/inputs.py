@@ -74,9 +74,10 @@ def detached(loss: Tensor) -> tuple[Tensor, Tensor]:
 def weights(mask: Tensor, losses: Tensor) -> Tensor:
     """The mask in the dtype of the losses, in which its smallest weight is not 0 either."""
     mask = ops.stop_gradient(mask)
-    wide = ops.cast(mask, keras.backend.result_type(dtype(mask), dtype(losses)))
-    held = ops.clip(wide, rule.SMALLEST_WEIGHT, rule.LARGEST_WEIGHT)
-    return ops.cast(ops.where(wide > 0, held, ops.zeros_like(wide)), dtype(losses))
+    if dtype(mask) != "float64":
+        return ops.cast(mask, dtype(losses))
+    held = ops.clip(mask, rule.SMALLEST_WEIGHT, rule.LARGEST_WEIGHT)
+    return ops.cast(ops.where(mask > 0, held, ops.zeros_like(mask)), dtype(losses))
 
 
 def largest_factor(loss: Tensor) -> float:

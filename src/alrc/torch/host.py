@@ -13,8 +13,10 @@ from alrc.settings import Settings
 from alrc.torch import inputs
 
 
-def observe(loss: Tensor, moments: Moments, settings: Settings) -> tuple[Tensor, Step] | None:
-    """The limited losses, and what is to move the moments; None where tensors are to be used.
+def observe(
+    loss: Tensor, moments: Moments, settings: Settings
+) -> tuple[Tensor, Step, Moments] | None:
+    """As :func:`alrc.torch.pure.observe`; None where tensors are to be used.
 
     That is where a number cannot be read, or where some losses do not count: those that are
     not finite or too large, and losses of 0.
@@ -53,7 +55,7 @@ def observe(loss: Tensor, moments: Moments, settings: Settings) -> tuple[Tensor,
         variance, shift = torch.var_mean(result.value - moments.mean, correction=0)
         summary = Summary(size, shift.item(), variance.item())
     limited = loss if within else _with_factor(loss, result)
-    return limited, Step(result, summary, Counts(size, num_clipped, 0))
+    return limited, Step(result, summary, Counts(size, num_clipped, 0)), numbers
 
 
 def read(moments: Moments) -> Moments:

@@ -136,8 +136,10 @@ def detached(loss: Tensor) -> Tensor:
 
 
 def weights(mask: Tensor, losses: Tensor) -> Tensor:
-    """The mask in a dtype that holds its smallest weight, too."""
-    return mask.detach().to(torch.promote_types(mask.dtype, losses.dtype))
+    """The mask in a dtype that holds its smallest weight, too; none is wider than float64."""
+    if mask.dtype == torch.float64:
+        return mask.detach()
+    return mask.detach().to(losses.dtype)
 
 
 def largest_factor(loss: Tensor) -> float:

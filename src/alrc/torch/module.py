@@ -202,8 +202,9 @@ class ALRC(state.Readings, nn.Module):
         # On the CPU by reading numbers, wherever that can be; else by the same rule on tensors.
         plain = mask is None and groups is None
         result = host.observe(loss, moments, self.settings) if plain else None
-        limited, step = result or pure.observe(loss, moments, self.settings, mask, groups)
-        self._take_over(step)
+        result = result or pure.observe(loss, moments, self.settings, mask, groups)
+        limited, step, moments = result
+        self._take_over(step, moments)
         if self._step_hooks:
             for hook in self._step_hooks.values():
                 hook(self, loss, mask, group, step)
@@ -300,11 +301,11 @@ class ALRC(state.Readings, nn.Module):
         mean: Any = self._buffers["mean"]
         self._vetted = weakref.ref(mean)
 
-    def _take_over(self, step: Step) -> None:
+    def _take_over(self, step: Step, moments: Moments) -> None:
         """Moves the moments; or, with other ranks, starts the exchange that will."""
         if self.sync is False or not ranks.many(self.sync):
             ranks.keep_out_of_broadcast(ALRC)
-            self._advance(step.summary, step.counts)
+            self._advance(step.summary, step.counts, moments)
             return
         overlaps = self.async_op and not torch.compiler.is_compiling()  # a graph keeps no handle
         exchange = ranks.Exchange(step.summary, step.counts, self.sync, overlaps)
@@ -313,12 +314,16 @@ class ALRC(state.Readings, nn.Module):
         else:
             self._advance(*exchange.wait())
 
-    def _advance(self, summary: Summary, counts: Counts) -> None:
-        """Lets the losses of this summary move the moments; the one place where they do."""
-        before = self._moments()
-        on_host = isinstance(summary.shift, float)
-        xp, moments = (Floats, host.read(before)) if on_host else (torch, before)
-        after = rule.advance(xp, moments, summary, self.settings)
+    def _advance(self, summary: Summary, counts: Counts, moments: Moments | None = None) -> None:
+        """Lets the losses of this summary move the moments; the one place where they do.
+
+        Args:
+            moments: What they are, as numbers where the summary is made of numbers; None: look.
+        """
+        before, on_host = self._moments(), isinstance(summary.shift, float)
+        if moments is None:
+            moments = host.read(before) if on_host else before
+        after = rule.advance(Floats if on_host else torch, moments, summary, self.settings)
         try:
             for old, new in zip(before, after, strict=True):
                 old.fill_(new) if on_host else old.copy_(new)

@@ -101,7 +101,7 @@ def clip(
     inputs.check_moments("clip", moments, settings)
     inputs.check("clip", loss, mask, moments.mean.device)
     groups = inputs.groups("clip", loss, group, settings)
-    limited, step = observe(loss, moments, settings, mask, groups)
+    limited, step, _ = observe(loss, moments, settings, mask, groups)
     advanced = rule.advance(torch, moments, step.summary, settings)
     pairs = zip(advanced, moments, strict=True)
     return limited, Moments(*(new.to(old.dtype) for new, old in pairs))
@@ -113,12 +113,15 @@ def observe(
     settings: Settings,
     mask: Tensor | None,
     groups: Reduction | None,
-) -> tuple[Tensor, Step]:
-    """The limited losses, and what is to move the moments; no number is read from a tensor."""
+) -> tuple[Tensor, Step, Moments]:
+    """The limited losses, what is to move the moments, and the moments that limited them.
+
+    No number is read from a tensor.
+    """
     losses = inputs.detached(loss)
     weights = None if mask is None else inputs.weights(mask, losses)
     largest = inputs.largest_factor(loss)
     step = rule.observe(torch, losses, weights, opaque(moments), settings, groups, largest)
     wide = loss if loss.dtype == losses.dtype else loss.to(losses.dtype)
     limited = rule.attach(torch, loss, wide, losses, step.losses, lambda x: x.to(loss.dtype))
-    return limited, step
+    return limited, step, moments

@@ -1,6 +1,8 @@
 """Trains on two processes, as a user starts it: ``python lightning_ranks.py FOLDER``.
 
-Lightning starts the second process itself. Each writes what it saw to ``FOLDER/<rank>.json``.
+Lightning starts the second process itself. Each writes what it saw to ``FOLDER/<rank>.json``. With
+``FOLDER ddp_fork``, or another such strategy, it starts both; what ALRCCallback said, and what it
+has learnt in the first of them and in the program that started them, is printed.
 """
 
 import json
@@ -17,6 +19,13 @@ from alrc.torch import ALRC
 
 SETTINGS = {"num_stddev": 1.0, "decay": 0.9, "warmup": 3}
 LEARNING_RATE, ACCUMULATED, LOGGED = 0.05, 2, 3
+ONE_EPOCH = {
+    "max_epochs": 1,
+    "accelerator": "cpu",
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+}
 
 
 def batches(rank: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -70,25 +79,51 @@ class Recorder(Callback):
         self.states.append({name: buffer.item() for name, buffer in self.alrc.named_buffers()})
 
 
-if __name__ == "__main__":
-    warnings.simplefilter("ignore")
-    torch.set_num_threads(1)
-    folder = Path(sys.argv[1])
+def train(folder: Path) -> None:
     callback = ALRCCallback(**SETTINGS)
     recorder = Recorder(callback.alrc)
     trainer = Trainer(
         callbacks=[callback, recorder],
         strategy="ddp",
-        accelerator="cpu",
         devices=2,
         accumulate_grad_batches=ACCUMULATED,
-        max_epochs=1,
         logger=CSVLogger(folder, name="", version=""),
         log_every_n_steps=LOGGED,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
+        **ONE_EPOCH,
     )
     trainer.fit(Regression())
     path = folder / f"{trainer.global_rank}.json"
     path.write_text(json.dumps({"steps": recorder.steps, "states": recorder.states}))
+
+
+class Printer(Callback):
+    """Is pickled together with the callback, and has the same ALRC in the other process, too."""
+
+    def __init__(self, alrc: ALRC) -> None:
+        self.alrc = alrc
+
+    def setup(self, trainer, pl_module, stage) -> None:
+        warnings.showwarning = lambda message, *_: print(message, flush=True)
+        warnings.simplefilter("ignore")
+        warnings.filterwarnings("always", "ALRCCallback")
+
+    def on_fit_end(self, trainer, pl_module) -> None:
+        if trainer.is_global_zero:
+            print(json.dumps(self.alrc.to_dict()), flush=True)
+
+
+def train_elsewhere(strategy: str) -> None:
+    callback = ALRCCallback(**SETTINGS)
+    callbacks = [callback, Printer(callback.alrc)]
+    trainer = Trainer(callbacks=callbacks, strategy=strategy, devices=2, logger=False, **ONE_EPOCH)
+    trainer.fit(Regression())
+    print(json.dumps(callback.alrc.to_dict()))
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    if sys.argv[2:]:
+        train_elsewhere(sys.argv[2])
+    else:
+        train(Path(sys.argv[1]))
