@@ -9,4 +9,5 @@ from alrc.torch import ALRC
 
 def limit_gradient(alrc: ALRC, loss: Tensor, scale: float | Tensor = 1.0) -> Tensor:
     """:func:`alrc.integrations.gradients.hang_gradient`, of which it returns the factor."""
-    return hang_gradient(alrc, loss, scale).factor
+    seen, _ = hang_gradient(alrc, loss, scale)
+    return seen.factor
