@@ -132,6 +132,19 @@ def test_moments_of_another_dtype_are_refused_inside_a_graph() -> None:
     assert "Call alrc once in training before it is compiled" in str(error.value)
 
 
+def test_what_is_refused_inside_a_graph_is_refused_in_these_words(monkeypatch) -> None:
+    alrc = ALRC(**START)
+    alrc._buffers["mean"].data = alrc._buffers["mean"].data.bfloat16()
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    with pytest.raises(RuntimeError) as error:
+        alrc(torch.tensor([8.0, 1.0]))
+    assert str(error.value) == (
+        "ALRC: its moments must be float32, in which they can move, and its counts int64; got "
+        "{'mean': torch.bfloat16}. Call alrc once in training before it is compiled, which mends "
+        "them, or take it out of that cast."
+    )
+
+
 def fresh_after(losses: list[float]) -> dict[str, float]:
     alrc = ALRC(**START)
     alrc(torch.tensor(losses))

@@ -159,6 +159,26 @@ def test_under_func_grad_the_error_names_the_pure_functions() -> None:
     assert "loss, moments = alrc.torch.clip(loss, moments, settings)." in str(error.value)
 
 
+def test_an_error_of_another_kind_is_left_as_it_is(monkeypatch) -> None:
+    alrc = ALRC(**START)
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(torch.Tensor, "fill_", broken)
+    with pytest.raises(RuntimeError, match="CUDA error: an illegal"):
+        alrc(torch.tensor(8.0))
+
+
+def test_groups_of_a_batch_under_vmap_are_those_of_each_example() -> None:
+    settings = ALRC(**START, num_groups=3).settings
+    losses, groups = torch.tensor([[20.0, 0.5], [3.0, 9.0]]), torch.tensor([[1, 0], [2, 5]])
+    call = torch.vmap(lambda x, g: clip(x, init(settings), settings, group=g))
+    limited, moments = call(losses, groups)
+    assert limited.tolist() == [[4.0, 0.5], [3.0, 9.0]]  # 5 is no group: not limited
+    assert moments.num_updates.tolist() == [[1, 1, 0], [0, 0, 1]]
+
+
 def test_vmap_over_losses_that_share_one_module_names_the_pure_functions() -> None:
     alrc = ALRC(**START)
     with pytest.raises(RuntimeError, match=r"alrc\.torch\.clip\(loss, moments, settings\)"):

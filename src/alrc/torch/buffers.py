@@ -67,9 +67,11 @@ def vet(buffers: Buffers, settings: Settings) -> None:
     if not inputs.is_readable(sound):
         return  # mended, but nothing can be said without waiting for the device
     try:
-        changed = [name for name in state.NAMES if not buffers[name].equal(given[name])]
+        if sound.all():
+            return
     except RuntimeError:
         return  # no number to read: a call under vmap
+    changed = [name for name in state.NAMES if not buffers[name].equal(given[name])]
     if changed:
         got = ", ".join(f"{name} {given[name].tolist()}" for name in changed)
         warnings.warn(

@@ -49,10 +49,12 @@ def check_picklable(sync: Sync) -> None:
 
 
 def many(sync: Sync) -> bool:
-    """True if there are other ranks to share a limit with; a program started as one has none."""
+    """True if there are other ranks to share a limit with; a program started as one has none.
+
+    Args:
+        sync: Anything but False.
+    """
     check(sync)
-    if sync is False:
-        return False
     if not _is_initialized():
         if not torch.compiler.is_compiling() and int(os.environ.get("WORLD_SIZE", 1)) > 1:
             raise RuntimeError(
