@@ -48,7 +48,9 @@ def groups(loss: Tensor, group: Any, settings: Settings) -> Reduction | None:
 
     def add(values: Tensor) -> Tensor:
         values = ops.cast(values, "int32") if dtype(values) == "bool" else values
-        return ops.segment_sum(ops.reshape(values, -1), ops.reshape(index, -1), size + 1)[:size]
+        # The shape as a tuple: Keras before 3.15 takes no number for it where it finds out shapes.
+        flat, where = ops.reshape(values, (-1,)), ops.reshape(index, (-1,))
+        return ops.segment_sum(flat, where, size + 1)[:size]
 
     return Reduction(take, add)
 
