@@ -56,7 +56,7 @@ endef
 	$(CHECK_PYTHON)
 	$(PYTHON) -m venv --clear .venv-oldest
 	.venv-oldest/bin/pip install --disable-pip-version-check -c constraints.txt -c oldest.txt \
-	  -e '.[jax,keras,lightning,transformers]' equinox flax hypothesis pytest pytest-xdist \
+	  -e '.[jax,keras,lightning,transformers]' equinox flax hypothesis 'pytest<9.2' pytest-xdist \
 	  tensorboard tensorflow-cpu
 	touch $@
 

@@ -33,7 +33,7 @@ def train(folder: Path, num_steps: int) -> ALRC:
     with Watch(alrc, log, every=20, spikes=spikes, step=first) as watch:
         for step in range(first, num_steps):
             names, x, y = batch(step)
-            watch.examples(names)
+            watch.name_next(names)
             losses = (net(x) - y).square().mean(1)  # one for each example
             loss = alrc(losses).mean()  # the one line
             optimizer.zero_grad()

@@ -61,6 +61,10 @@ def group_range(who: str, num_groups: int, low: int, high: int) -> ValueError:
 def fixed_setting(who: str, name: str, value: object) -> AttributeError:
     return AttributeError(
         f"{who}: {name} is fixed when it is built, because every call relies on it; got "
-        f"{name} = {value!r}. Build another with {name}={value!r}, and hand it the state: "
-        "new.load_dict(old.to_dict())."
+        f"{name} = {value!r}. Build another with the settings that you want"
+        + (
+            "."
+            if name == "num_groups"
+            else ", and hand it the state: new.load_dict(old.to_dict())."
+        )
     )

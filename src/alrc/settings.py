@@ -96,13 +96,13 @@ decay=0.999.
                 "are limited on both sides closer to the mean have a smaller variance than the "
                 "one they are limited by, and both limits close in on the mean whatever the "
                 f"losses; got {above:g} * {below:g} = {above * below:g}. Pass num_stddev_below="
-                f"{max(3.0, math.ceil(1.5 / above)):g}, or None to limit nothing below."
+                f"{max(3.0, math.ceil(1.5 / max(above, 1e-9))):g}, or None to limit nothing below."
             )
         if not 0 <= self.decay < 1:
             mend = (
                 f"To remember about the last {self.decay:g} calls, pass "
                 f"decay={1 - 1 / self.decay:.12g}."
-                if 2 <= self.decay < math.inf
+                if 2 <= self.decay < 1e12
                 else "Pass decay=0.999 to remember about the last 1000 calls."
             )
             raise ValueError(

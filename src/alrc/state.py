@@ -12,7 +12,7 @@ NAMES = MOMENTS + COUNTS
 WHOLE = NAMES[2:]  # those that are whole numbers
 
 
-class Readings:
+class ShowsState:
     """What every front end that keeps a state shows of it, as arrays of its own."""
 
     mean: Any

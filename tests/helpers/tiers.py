@@ -82,6 +82,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         item.add_marker(pytest.mark.xdist_group(group_of(item)))
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Says so where pytest-xdist and pytest do not fit, and no group would be kept together."""
+    is_grouped = getattr(session.config.option, "loadgroup", False)
+    if is_grouped and any("@" not in item.nodeid for item in session.items):
+        raise pytest.UsageError("pytest-xdist keeps no groups with this pytest: install pytest<9.2")
+
+
 def is_slow(item: pytest.Item) -> bool:
     if item.get_closest_marker("slow"):
         return True

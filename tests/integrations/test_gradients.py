@@ -6,6 +6,7 @@ import pytest
 import torch
 from reference import Reference
 
+from alrc.integrations import root
 from alrc.integrations.gradients import hang_gradient, limit_gradient
 from alrc.integrations.scalars import Kept, scalars
 from alrc.torch import ALRC
@@ -18,7 +19,7 @@ def limited(alrc, loss, scale=1.0):
 
 
 def hung(alrc, loss, scale=1.0):
-    return loss, hang_gradient(alrc, loss, scale)
+    return loss, hang_gradient(alrc, loss, scale)[0]
 
 
 WAYS = pytest.mark.parametrize("limit", [limited, hung])
@@ -118,3 +119,11 @@ def test_scalars_are_the_state_by_name() -> None:
         "clipped_fraction": pytest.approx(1 / 3),
         "nonfinite": 1.0,
     }
+
+
+def test_the_names_of_the_former_module_go_on() -> None:
+    loss = torch.tensor(8.0, requires_grad=True)
+    assert root.limit_gradient(ALRC(mu1_start=1.0, mu2_start=2.0), loss) == 0.5
+    loss.backward()
+    assert loss.grad == 0.5
+    assert root.scalars is scalars

@@ -103,6 +103,23 @@ def test_each_pass_of_a_loss_that_goes_backward_twice_has_one_factor(two) -> Non
     assert alrcs[0].num_clipped > 2
 
 
+class LooksFirst(Regression):
+    """A backward of its own that differentiates the loss before it goes backward."""
+
+    def backward(self, loss, *args, **kwargs) -> None:
+        torch.autograd.grad(loss, self.net.parameters(), retain_graph=True)
+        loss.backward()
+
+
+def test_a_gradient_that_is_only_looked_at_does_not_take_the_factor_off() -> None:
+    ours, theirs = ALRCCallback(**SETTINGS), ALRCCallback(**SETTINGS)
+    looking, plain = Recorder(ours.alrc), Recorder(theirs.alrc)
+    fit(LooksFirst(), ours, looking)
+    fit(Regression(), theirs, plain)
+    assert_same_steps(looking.steps, plain.steps)
+    assert ours.alrc.num_clipped > 2
+
+
 # Manual optimization
 
 

@@ -126,6 +126,16 @@ def test_another_module_goes_on_from_a_checkpoint(tmp_path) -> None:
     assert callback.alrc.num_losses == 3 * NUM_BATCHES
 
 
+def test_another_module_goes_on_from_moments_that_were_set_in_between() -> None:
+    callback = ALRCCallback(**SETTINGS)
+    fit(Regression(), callback)
+    callback.alrc.load_dict({"mean": 1.0, "variance": 0.25, "num_updates": 1000})
+    fit(Regression(), callback)
+    assert callback.alrc.num_updates > 1000
+    fit(Regression(), callback)  # and they are what a third one starts with
+    assert 1000 < callback.alrc.num_updates < 1000 + 3 * NUM_BATCHES
+
+
 def test_another_module_goes_on_from_a_state_that_was_loaded_for_it() -> None:
     callback = ALRCCallback(**SETTINGS)
     fit(Regression(), callback, max_epochs=1)

@@ -61,7 +61,13 @@ NAMES = [
 ]
 
 
-@pytest.fixture(scope="module", params=[ACCELERATE, TORCHRUN], ids=["accelerate", "torchrun"])
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(ACCELERATE, marks=pytest.mark.slow, id="accelerate"),
+        pytest.param(TORCHRUN, id="torchrun"),
+    ],
+)
 def two_ranks(request, tmp_path_factory):
     """What two processes recorded, started as a user would."""
     folder = tmp_path_factory.mktemp("ranks")

@@ -67,7 +67,8 @@ def test_a_loss_of_the_mixin_that_is_not_trained_on_is_refused(tmp_path) -> None
         "ALRCTrainerMixin: each loss that its compute_loss returns must be trained on, because its "
         "gradient is what is limited; got 1 losses and 0 gradients before a step of the optimizer. "
         "If another loss is to be trained on, compute it in a class behind the mixin: "
-        "class MyTrainer(ALRCTrainerMixin, TheirTrainer)."
+        "class MyTrainer(ALRCTrainerMixin, TheirTrainer). One that is only looked at, compute "
+        "under torch.no_grad()."
     )
 
 

@@ -90,6 +90,12 @@ REFUSED = {
         TypeError,
         "clip: group must hold whole numbers; got bool of shape (). Pass group.astype(int).",
     ),
+    "no array": (
+        3,
+        "left",
+        TypeError,
+        "clip: group must hold whole numbers; got 'left'. Pass jnp.asarray(group).",
+    ),
     "another shape": (
         3,
         np.arange(3),

@@ -28,6 +28,11 @@ def test_bad_input_is_refused_in_words() -> None:
         "of shape (1,) and losses of shape (2,). Compute one loss per example, or pass "
         "ops.broadcast_to(mask, ops.shape(loss))."
     ) in message
+    message = refusal(TypeError, lambda: alrc(loss, mask=[True, False]))
+    assert (
+        "ALRC: mask must be a tensor, True or positive where a loss counts; got [True, False]. "
+        "Pass ops.convert_to_tensor(mask)."
+    ) in message
     assert alrc.to_dict() == before
     assert refusal(ValueError, lambda: ALRC(decay=2)).startswith("ALRC: decay must be")
 

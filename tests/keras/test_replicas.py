@@ -8,7 +8,7 @@ from keras_workers import in_each_backend
 
 
 @in_each_backend("tensorflow", "jax")  # Keras on PyTorch has no distribution of its own
-@pytest.mark.parametrize("per_example", [False, True])
+@pytest.mark.parametrize("per_example", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_replicas_share_one_limit(per_example) -> None:
     x, y = data()
     if backend() == "tensorflow":

@@ -92,11 +92,13 @@ def test_a_run_stopped_and_taken_up_again_is_the_uninterrupted_one(
 KILLED = """
 import os, pathlib, signal, sys
 sys.path.insert(0, sys.argv[1])
+import torch
 from mishaps import noise
 from alrc.lab.tasks import Supersampling
 from alrc.lab.training import RunConfig, Trainer
 from alrc.lab.workers import run_one
 
+torch.set_num_threads(1)  # as in the run that is not killed: with more, sums differ by rounding
 left, advance = int(sys.argv[2]), Trainer.advance
 
 def count(*event):

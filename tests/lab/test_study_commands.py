@@ -117,6 +117,7 @@ def results(out: Path) -> dict[str, int]:
     return {path.parent.name: path.stat().st_mtime_ns for path in out.glob("runs/*/result.json")}
 
 
+@pytest.mark.slow
 def test_a_study_that_was_stopped_and_killed_ends_as_if_it_were_not(
     folder: Path, tmp_path: Path
 ) -> None:

@@ -114,7 +114,13 @@ def test_feeding_losses_is_calling_with_one_after_another(row: str) -> None:
     assert fed.counts == called.counts
 
 
-@pytest.mark.parametrize(("first", "second"), list(itertools.permutations(ONE_PER_FRAMEWORK, 2)))
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        pytest.param(*pair, marks=[] if "numpy" in pair else pytest.mark.slow)
+        for pair in itertools.permutations(ONE_PER_FRAMEWORK, 2)
+    ],
+)
 def test_moments_saved_in_one_framework_go_on_in_another(first: str, second: str) -> None:
     batches = [(losses, None) for losses, _ in stream(calls=120, masked=False)]
     stays, moved = ROWS[first](decay=0.9), ROWS[second](decay=0.9)

@@ -254,7 +254,7 @@ REFUSED = {
         torch.tensor([0, 1, 2]),
         ValueError,
         "{who}: group must be one number or have the shape of loss; got a group of shape (3,) and "
-        "losses of shape (2,). Pass group.expand_as(loss).",
+        "losses of shape (2,). Pass a group with one number for each loss.",
     ),
     "one for each row": (
         {"num_groups": 3},

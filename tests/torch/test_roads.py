@@ -27,6 +27,9 @@ GARBAGE = {
     "infinite variance": {"variance": math.inf},
     "negative variance": {"variance": -1.0},
     "negative count": {"num_losses": -1},
+    "more limited than there were": {"num_clipped": 4},
+    # As memory is that was freed: an address, and two halves of another.
+    "addresses": {"num_updates": 140_123_456_789_012, "mean": 7e-8, "variance": 3e-41},
     "all zero": dict.fromkeys(ALRC().state_dict(), 0),
 }
 
@@ -43,6 +46,24 @@ def test_memory_that_nothing_has_set_is_told_once_and_training_starts_afresh(cas
     assert len(record) == 1
     assert alrc.to_dict() == fresh.to_dict()
     alrc(torch.tensor(1.0))  # says nothing more
+
+
+def test_moments_that_were_overwritten_beneath_a_module_in_use_are_noticed() -> None:
+    alrc, fresh = trained(), ALRC(**START)
+    alrc._buffers["variance"].data.fill_(-1.0)
+    with pytest.warns(UserWarning, match=UNSET):
+        assert alrc(torch.tensor(8.0)) == fresh(torch.tensor(8.0))
+    assert alrc.to_dict() == fresh.to_dict()
+
+
+def test_copies_and_pickles_of_a_state_of_zeros_go_on_from_it() -> None:
+    alrc = ALRC(**START)
+    alrc.load_dict({"mean": 0.0, "variance": 0.0, "num_updates": 0})
+    for copied in (copy.deepcopy(alrc), copy.copy(alrc), pickle.loads(pickle.dumps(alrc))):
+        copied(torch.tensor(2.0))
+        assert copied.num_updates == 1
+        assert copied.mean.item() == pytest.approx(0.002)
+        alrc.load_dict({"mean": 0.0, "variance": 0.0, "num_updates": 0})  # a shallow copy shares it
 
 
 def test_to_empty_without_reset_parameters_starts_afresh() -> None:
@@ -121,9 +142,10 @@ def test_a_setting_cannot_be_changed_and_the_error_says_what_to_do(name) -> None
     alrc = trained()
     with pytest.raises(AttributeError) as error:
         setattr(alrc, name, 5)
+    state = ", and hand it the state: new.load_dict(old.to_dict())" * (name != "num_groups")
     assert str(error.value) == (
         f"ALRC: {name} is fixed when it is built, because every call relies on it; got {name} = 5. "
-        f"Build another with {name}=5, and hand it the state: new.load_dict(old.to_dict())."
+        f"Build another with the settings that you want{state}."
     )
     new = ALRC(num_stddev=5, **START)
     new.load_dict(alrc.to_dict())
@@ -150,9 +172,40 @@ def test_clip_refuses_what_are_no_moments_in_words(wrong) -> None:
         clip(torch.tensor(8.0), wrong, settings)
     assert str(error.value) == (
         f"clip: moments must be Moments of tensors, which init() makes; got {wrong!r}. Pass what "
-        "init() or the call before returned; of what was saved, init(settings, "
-        "saved=moments.to_dict())."
+        "init() or the call before returned; of numbers by name, init(settings, saved=numbers)."
     )
+
+
+def test_clip_refuses_moments_that_could_not_move() -> None:
+    settings = ALRC(**START).settings
+    moments = init(settings)
+    with pytest.raises(TypeError) as error:
+        clip(torch.tensor(8.0), moments._replace(variance=moments.variance.bfloat16()), settings)
+    assert str(error.value) == (
+        "clip: moments must be float32 at least, in which they can move; got a variance in "
+        "torch.bfloat16. Keep them out of casts, or pass init(settings, saved=moments.to_dict())."
+    )
+
+
+@pytest.mark.parametrize(
+    "losses",
+    [[0.5, -8.0, 9.0], [0.0, 0.5, 9.0], [-0.0, 0.0], [0.0, 3.0], [-3.0, 0.0, -20.0]],
+)
+@pytest.mark.parametrize("start", [START, {"mu1_start": -10.0, "mu2_start": 101.0}, {}])
+def test_zeros_and_losses_of_either_sign_are_on_the_host_what_they_are_on_tensors(
+    losses, start
+) -> None:
+    host, tensors = (ALRC(**start, decay=0.9, warmup=1) for _ in range(2))
+    for _ in range(4):
+        x, y = (torch.tensor(losses, requires_grad=True) for _ in range(2))
+        one, other = host(x), tensors(y, torch.ones(len(losses)))
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=0.0)
+        torch.testing.assert_close(
+            *(torch.autograd.grad(z.sum(), w)[0] for z, w in ((one, x), (other, y))),
+            rtol=1e-6,
+            atol=0.0,
+        )
+        assert host.to_dict() == pytest.approx(tensors.to_dict(), rel=1e-5)
 
 
 def test_clip_refuses_the_moments_of_another_number_of_groups_in_words() -> None:

@@ -79,25 +79,28 @@ def hang_gradient(
     loss: Tensor,
     scale: float | Tensor = 1.0,
     *,
-    passed: Callable[[], object] | None = None,
-) -> Seen:
+    came: Callable[[], object] = lambda: None,
+) -> tuple[Seen, Callable[[], None]]:
     """The same for a loss that cannot be replaced: its factor is hung on the tensor itself.
 
     In front of all hooks that it has already, one of which may run the real backward pass.
 
     Args:
         alrc, loss, scale: As for :func:`look`.
-        passed: Called when a backward pass has come by; the factor is then taken off again, so
-            that each pass of the same loss may be given one of its own. None: it stays.
+        came: Called when the first gradient has come by.
+
+    Returns:
+        What ALRC saw and made of it; and what takes the factor off again, so that another
+        backward pass of the same loss may be given one of its own.
     """
     seen = look(alrc, loss, scale)
     if not loss.requires_grad:
-        return seen
+        return seen, lambda: None
+    waiting = [came]
 
     def hook(gradient: Tensor) -> Tensor:
-        if passed is not None:
-            handle.remove()
-            passed()
+        if waiting:
+            waiting.pop()()
         return gradient * seen.factor.to(gradient.dtype)
 
     earlier = dict(loss._backward_hooks or {})
@@ -105,7 +108,7 @@ def hang_gradient(
     hooks: Any = loss._backward_hooks
     hooks.clear()  # hooks run in the order in which they were put in
     hooks.update({handle.id: hook, **earlier})
-    return seen
+    return seen, handle.remove
 
 
 class _ScaledGradient(torch.autograd.Function):

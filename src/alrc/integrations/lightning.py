@@ -151,12 +151,15 @@ class ALRCCallback(Callback):
         # Whose training the moments are of, and what they were before it.
         self._module: weakref.ref[LightningModule] | None = None
         self._start: dict[str, Any] = {}
+        self._left: dict[str, Any] = {}  # what they were after it
+        self._take_off = _nothing  # the factor that hangs on a loss
         self._last_loss: Tensor | None = None  # that ALRC saw, for the log
         self._kept = Kept()
         self._passes = Passes(backward, automatic=True)  # until a training starts
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_module": None}  # a weak reference can't be pickled
+        # Neither a weak reference nor a hook can be pickled.
+        return {**self.__dict__, "_module": None, "_take_off": _nothing}
 
     @property
     def state_key(self) -> str:
@@ -182,7 +185,10 @@ class ALRCCallback(Callback):
         if self._module is None:
             self._start = self.state_dict()
         elif self._module() is not pl_module:
+            if self._left and not _are_same(self._left, self.state_dict()):
+                self._start = self.state_dict()  # somebody has set them since
             self.alrc.load_state_dict(self._start)
+        self._left = {}
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.backward is not None and pl_module.automatic_optimization:
@@ -217,10 +223,15 @@ class ALRCCallback(Callback):
             )
         self._passes.limit(loss.requires_grad)
         scale = _unscaling(trainer, pl_module, loss)
-        seen = hang_gradient(self.alrc, loss, scale, passed=self._passes.count_gradient)
+        came = self._passes.count_gradient
+        seen, self._take_off = hang_gradient(self.alrc, loss, scale, came=came)
         self._last_loss = seen.loss
         if trainer.loggers:
             self._kept.add(seen.loss, seen.limited)
+
+    def on_after_backward(self, *_: Any) -> None:
+        self._take_off()  # a loss that goes backward once more gets a factor of its own
+        self._take_off = _nothing
 
     def on_before_optimizer_step(self, *_: Any) -> None:
         self._passes.step()
@@ -239,6 +250,7 @@ class ALRCCallback(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.alrc.wait()  # while the other ranks are still there
+        self._left = self.state_dict()
 
     def _check_that_losses_are_limited_once(
         self, trainer: Trainer, pl_module: LightningModule
@@ -278,6 +290,14 @@ class ALRCCallback(Callback):
                 "strategy='ddp'.",
                 stacklevel=2,
             )
+
+
+def _nothing() -> None:
+    """Nothing hangs on any loss."""
+
+
+def _are_same(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
+    return all(torch.equal(x, b[name].to(x.device)) for name, x in a.items())
 
 
 def _is_logged(trainer: Trainer, pl_module: LightningModule, has_stepped: bool) -> bool:

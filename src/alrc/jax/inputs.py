@@ -160,7 +160,10 @@ def checked_group(group: Any, loss: Array, settings: Settings) -> Array | None:
         raise refusals.missing_group("clip", size, mend)
     # NumPy's numbers stay so for now: JAX would cut off what int32 cannot hold, and 2**32 be 0.
     xp: Any = np if isinstance(group, int | np.ndarray | np.integer) else jnp
-    index = xp.asarray(group)
+    try:
+        index = xp.asarray(group)
+    except (TypeError, ValueError):
+        raise refusals.group_kind("clip", repr(group), "Pass jnp.asarray(group).") from None
     if not jnp.issubdtype(index.dtype, jnp.integer):
         got = f"{index.dtype} of shape {index.shape}"
         raise refusals.group_kind("clip", got, "Pass group.astype(int).")

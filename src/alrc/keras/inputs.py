@@ -19,6 +19,8 @@ def check(loss: Any, mask: Any) -> None:
         raise refusals.loss("ALRC", f"a {dtype(loss)} tensor", mend, kind="tensor")
     if mask is None:
         return
+    if not hasattr(mask, "shape"):
+        raise refusals.mask_kind("ALRC", mask, "Pass ops.convert_to_tensor(mask).", kind="a tensor")
     given, wanted = tuple(mask.shape), tuple(loss.shape)
     known = [pair for pair in zip(given, wanted, strict=False) if None not in pair]
     if len(given) != len(wanted) or any(a != b for a, b in known):

@@ -20,7 +20,7 @@ _SETTINGS = [field.name for field in dataclasses.fields(Settings)]
 
 
 @keras.saving.register_keras_serializable("alrc")
-class ALRC(state.Readings, keras.layers.Layer):  # type: ignore[misc, unused-ignore]
+class ALRC(state.ShowsState, keras.layers.Layer):  # type: ignore[misc, unused-ignore]
     """Keeps outlier losses from wrecking training, without silencing them.
 
     A loss more than ``num_stddev`` running standard deviations above the running mean is lowered

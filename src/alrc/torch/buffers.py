@@ -12,6 +12,8 @@ from alrc.rule import LARGEST_MOMENT
 from alrc.settings import Settings
 from alrc.torch import inputs
 
+# No training counts so far; what lies about in memory, such as addresses, is mostly larger.
+_LARGEST_COUNT = 2**40
 _WRONG_DTYPE = (
     "ALRC: its moments must be float32, in which they can move, and its counts int64; got"
 )
@@ -48,7 +50,7 @@ def vet(buffers: Buffers, settings: Settings) -> None:
             f"{_WRONG_DTYPE} {cast}, from a cast by other means than alrc.to(), which leaves them "
             "alone. Going on in float32 with rounded numbers. Take ALRC out of that cast; in "
             "FullyShardedDataParallel, MixedPrecision(buffer_dtype=torch.float32).",
-            stacklevel=4,
+            stacklevel=6,
         )
     given = {name: buffers[name].clone() for name in state.NAMES}
     sound = (given["mean"].abs() < LARGEST_MOMENT) & (given["variance"] < LARGEST_MOMENT)
@@ -56,6 +58,9 @@ def vet(buffers: Buffers, settings: Settings) -> None:
     for name in (*state.WHOLE, "variance"):
         sound, used = sound & (given[name] >= 0), used | (given[name] != 0)
     sound = sound & used  # memory that is all 0 becomes the start, which may be something else
+    sound = sound & (given["num_clipped"] <= given["num_losses"])
+    for name in state.WHOLE:
+        sound = sound & (given[name] < _LARGEST_COUNT)
     reset(buffers, settings)
     for name in state.NAMES:
         buffers[name].copy_(torch.where(sound, given[name], buffers[name]))
@@ -71,7 +76,7 @@ def vet(buffers: Buffers, settings: Settings) -> None:
             "ALRC: its state must be one that training has left, or fresh; got memory that nothing "
             f"has set: {got}. Starting afresh. Call alrc.reset_parameters() after to_empty(), or "
             "after from_pretrained() of a checkpoint without ALRC's state.",
-            stacklevel=4,
+            stacklevel=6,
         )
 
 

@@ -8,9 +8,13 @@ import torch
 from torch import Tensor
 
 from alrc import rule
-from alrc.rule import LARGEST_LOSS, Counts, Floats, Limited, Moments, Step, Summary
+from alrc.rule import LARGEST_LOSS, LARGEST_MOMENT, Counts, Floats, Limited, Moments, Step, Summary
 from alrc.settings import Settings
 from alrc.torch import inputs
+
+
+class Unsound(Exception):
+    """The moments are no numbers that training leaves."""
 
 
 def observe(
@@ -18,8 +22,10 @@ def observe(
 ) -> tuple[Tensor, Step, Moments] | None:
     """As :func:`alrc.torch.pure.observe`; None where tensors are to be used.
 
-    That is where a number cannot be read, or where some losses do not count: those that are
-    not finite or too large, and losses of 0.
+    That is where a number cannot be read, or where some losses are not finite or too large.
+
+    Raises:
+        Unsound: If the moments are none.
     """
     if not inputs.is_readable(loss):
         return None
@@ -30,9 +36,14 @@ def observe(
         return None  # no number to read: an empty loss, or a call under vmap
     if not (low > -LARGEST_LOSS and high < LARGEST_LOSS):
         return None
-    if settings.center == "zero" and low <= 0.0 <= high:
-        return None
+    if not (numbers.variance >= 0.0 and abs(numbers.mean) < LARGEST_MOMENT):
+        raise Unsound
     bounds = rule.limits(Floats, numbers, settings)
+    has_zeros = False
+    if settings.center == "zero" and low <= 0.0 <= high:
+        has_zeros = loss.dim() == 0 or int(loss.count_nonzero()) < loss.numel()
+        if has_zeros and (low == high or bounds[1] < 0.0):
+            return None  # nothing counts, or a negative limit, which zeros are not to meet
     within = bounds[0] <= low and high <= bounds[1]
     if loss.dim() == 0:
         result = Limited(low, 1.0, False)
@@ -43,7 +54,6 @@ def observe(
         num_clipped: Tensor | int = int(result.limited)
         summary = Summary(size, result.value - numbers.mean, 0.0)
     else:
-        size = loss.numel()
         losses = inputs.detached(loss)
         result = Limited(losses, 1.0, False)
         num_clipped = 0
@@ -52,7 +62,9 @@ def observe(
                 losses, bounds, moments.mean, settings, inputs.largest_factor(loss)
             )
             num_clipped = result.limited.count_nonzero()
-        variance, shift = torch.var_mean(result.value - moments.mean, correction=0)
+        counted = result.value[losses != 0] if has_zeros else result.value
+        size = counted.numel()
+        variance, shift = torch.var_mean(counted - moments.mean, correction=0)
         summary = Summary(size, shift.item(), variance.item())
     limited = loss if within else _with_factor(loss, result)
     return limited, Step(result, summary, Counts(size, num_clipped, 0)), numbers

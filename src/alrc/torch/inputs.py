@@ -33,7 +33,7 @@ def check(who: str, loss: Tensor, mask: Tensor | None, device: torch.device) -> 
             who, mask, "Pass torch.tensor(mask, device=loss.device).", kind="a tensor"
         )
     if mask.shape != loss.shape:
-        mend = f"Build the criterion with reduction='none', or pass mask{_like(mask, loss)}."
+        mend = f"Build the criterion with reduction='none', or pass {_like('mask', mask, loss)}."
         raise refusals.mask_shape(who, tuple(mask.shape), tuple(loss.shape), mend)
     if mask.device != device:
         raise ValueError(
@@ -46,9 +46,16 @@ def check_moments(who: str, moments: Moments, settings: Settings) -> None:
     if not isinstance(moments, Moments) or not all(isinstance(x, Tensor) for x in moments):
         raise TypeError(
             f"{who}: moments must be Moments of tensors, which init() makes; got {moments!r}. "
-            "Pass what init() or the call before returned; of what was saved, "
-            "init(settings, saved=moments.to_dict())."
+            "Pass what init() or the call before returned; of numbers by name, "
+            "init(settings, saved=numbers)."
         )
+    for name, moment in zip(("mean", "variance"), moments, strict=False):
+        if moment.dtype not in (torch.float32, torch.float64):
+            raise TypeError(
+                f"{who}: moments must be float32 at least, in which they can move; got a {name} in "
+                f"{moment.dtype}. Keep them out of casts, or pass init(settings, "
+                "saved=moments.to_dict())."
+            )
     shapes = [tuple(x.shape) for x in moments]
     if shapes != [settings.shape] * 3:
         raise ValueError(
@@ -105,7 +112,7 @@ def _index(who: str, loss: Tensor, group: Tensor | int, size: int) -> tuple[Tens
     if group.dtype not in _WHOLE:
         raise refusals.group_kind(who, f"a {group.dtype} tensor", "Pass group.long().")
     if group.shape not in (loss.shape, ()):
-        mend = f"Pass group{_like(group, loss)}."
+        mend = f"Pass {_like('group', group, loss)}."
         raise refusals.group_shape(who, tuple(group.shape), tuple(loss.shape), mend)
     if group.device != loss.device:
         raise ValueError(
@@ -123,10 +130,15 @@ def _index(who: str, loss: Tensor, group: Tensor | int, size: int) -> tuple[Tens
     return group, False
 
 
-def _like(given: Tensor, loss: Tensor) -> str:
-    """What gives it the shape of loss: one number for each row, or for each column."""
-    rows = given.dim() == 1 and loss.dim() == 2 and len(given) == len(loss)
-    return "[:, None].expand_as(loss)" if rows else ".expand_as(loss)"
+def _like(name: str, given: Tensor, loss: Tensor) -> str:
+    """What gives it the shape of loss: of one number for each row, or column; if anything does."""
+    missing = loss.dim() - given.dim()
+    if missing > 0 and given.dim() > 0 and given.shape == loss.shape[: given.dim()]:
+        return f"{name}[{', '.join([':'] * given.dim() + ['None'] * missing)}].expand_as(loss)"
+    sizes = zip(reversed(given.shape), reversed(loss.shape), strict=False)
+    if missing >= 0 and all(size in (1, wanted) for size, wanted in sizes):
+        return f"{name}.expand_as(loss)"
+    return f"a {name} with one number for each loss"
 
 
 def detached(loss: Tensor) -> Tensor:

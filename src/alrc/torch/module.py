@@ -31,7 +31,7 @@ def _waiting(name: str) -> Any:
     return property(read)
 
 
-class ALRC(state.Readings, nn.Module):
+class ALRC(state.ShowsState, nn.Module):
     r"""Keeps outlier losses from wrecking training, without silencing them.
 
     A loss more than ``num_stddev`` running standard deviations above the running mean is lowered
@@ -201,7 +201,11 @@ class ALRC(state.Readings, nn.Module):
         self.wait()
         # On the CPU by reading numbers, wherever that can be; else by the same rule on tensors.
         plain = mask is None and groups is None
-        result = host.observe(loss, moments, self.settings) if plain else None
+        try:
+            result = host.observe(loss, moments, self.settings) if plain else None
+        except host.Unsound:  # somebody has written into the very tensors
+            self._vet()
+            result = host.observe(loss, moments, self.settings)
         result = result or pure.observe(loss, moments, self.settings, mask, groups)
         limited, step, moments = result
         self._take_over(step, moments)
@@ -303,8 +307,8 @@ class ALRC(state.Readings, nn.Module):
 
     def _take_over(self, step: Step, moments: Moments) -> None:
         """Moves the moments; or, with other ranks, starts the exchange that will."""
+        ranks.keep_out_of_broadcast(ALRC)
         if self.sync is False or not ranks.many(self.sync):
-            ranks.keep_out_of_broadcast(ALRC)
             self._advance(step.summary, step.counts, moments)
             return
         overlaps = self.async_op and not torch.compiler.is_compiling()  # a graph keeps no handle
@@ -320,7 +324,7 @@ class ALRC(state.Readings, nn.Module):
         Args:
             moments: What they are, as numbers where the summary is made of numbers; None: look.
         """
-        before, on_host = self._moments(), isinstance(summary.shift, float)
+        before, on_host = self._moments(), ranks.is_of_numbers(summary)
         if moments is None:
             moments = host.read(before) if on_host else before
         after = rule.advance(Floats if on_host else torch, moments, summary, self.settings)
@@ -334,6 +338,10 @@ class ALRC(state.Readings, nn.Module):
                 elif count:  # on the host most often 0; and faster than to add a number
                     buffer.fill_(buffer.item() + count)
         except RuntimeError as error:
+            if not any(
+                words in str(error) for words in ("functorch", "vmap", "in-place", "Inplace")
+            ):
+                raise
             raise RuntimeError(
                 "ALRC: its moments must move in place at each call in training, and cannot here: "
                 f"{str(error).splitlines()[0]} Under torch.func.grad, or vmap over losses that "
@@ -388,11 +396,16 @@ class ALRC(state.Readings, nn.Module):
     def __getstate__(self) -> Any:  # for pickles, and shallow copies
         ranks.check_picklable(self.sync)
         self.wait()
-        return {**self.__dict__, "_vetted": None}  # a reference that no file can hold
+        # A weak reference goes into no file; whether there is one does.
+        return {**self.__dict__, "_vetted": self._is_vetted(self._moments().mean)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        older: dict[str, Any] = {"_step_hooks": OrderedDict()}  # pickles have none
-        super().__setstate__({**older, **state})  # type: ignore[no-untyped-call]
+        older: dict[str, Any] = {"_step_hooks": OrderedDict(), "_vetted": False}  # have none
+        full = {**older, **state}
+        is_vetted, full["_vetted"] = full["_vetted"], None
+        super().__setstate__(full)  # type: ignore[no-untyped-call]
+        if is_vetted:
+            self._seen_to_be_sound()
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in _SETTINGS:
@@ -405,6 +418,8 @@ class ALRC(state.Readings, nn.Module):
         twin: ALRC = self.__new__(type(self))
         memo[id(self)] = twin
         twin.__dict__.update(copy.deepcopy({**self.__dict__, "_vetted": None}, memo))
+        if self._is_vetted(self._moments().mean):
+            twin._seen_to_be_sound()
         return twin
 
     def _load_from_state_dict(

@@ -65,6 +65,11 @@ def many(sync: Sync) -> bool:
     return dist.get_world_size(_group(sync)) != 1
 
 
+def is_of_numbers(summary: Summary) -> bool:
+    """True if it is made of Python numbers, as of losses that were read on the CPU."""
+    return isinstance(summary.shift, float)
+
+
 class Exchange:
     """The one collective of a call, from its start to when its numbers are needed.
 
@@ -80,7 +85,7 @@ class Exchange:
         # Each rank's numbers in a row of its own: a sum with zeros is exact, and every backend and
         # the compiler know it, which is not so of the ways to gather. In float64, in which counts
         # are exact too; fewer numbers would not arrive any sooner.
-        if isinstance(summary.total, int):  # Python numbers, of losses on the CPU
+        if is_of_numbers(summary):
             own = [float(number) for number in (*summary, *counts)]
             none = [0.0] * len(own)
             table = [own if i == rank else none for i in range(size)]
@@ -134,7 +139,7 @@ def keep_out_of_broadcast(kind: Any) -> None:
         return
     ddp._alrc_is_kept_out = True
     modules = ddp.module.named_modules()
-    prefixes = [name for name, x in modules if isinstance(x, kind) and x.sync is False]
+    prefixes = [name for name, x in modules if isinstance(x, kind) and x.sync is not True]
     if prefixes:
         names = (f"{prefix}.{name}".lstrip(".") for prefix in prefixes for name in state.NAMES)
         ddp.parameters_to_ignore.update(names)

@@ -272,7 +272,8 @@ class _Checks(TrainerCallback):
         self.run.check(
             "each loss that its compute_loss returns",
             "If another loss is to be trained on, compute it in a class behind the mixin: "
-            f"class {name}(ALRCTrainerMixin, TheirTrainer).",
+            f"class {name}(ALRCTrainerMixin, TheirTrainer). One that is only looked at, compute "
+            "under torch.no_grad().",
         )
 
     def _hiding(self) -> str:
