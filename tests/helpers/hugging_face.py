@@ -26,7 +26,9 @@ SETTINGS = {"num_stddev": 0.5, "decay": 0.8, "mu1_start": 3.1, "mu2_start": 9.7}
 CLASSIFYING = {"num_stddev": 0.5, "decay": 0.8, "mu1_start": 1.3, "mu2_start": 1.75}
 BOTH = pytest.mark.parametrize("kind", ["mixin", "callback"])
 
-if not hasattr(TrainingArguments, "train_sampling_strategy"):  # in old versions
+OLD = not hasattr(TrainingArguments, "train_sampling_strategy")
+
+if OLD:
 
     @dataclass
     class TrainingArguments(TrainingArguments):

@@ -18,6 +18,11 @@ START = {"mu1_start": 1.0, "mu2_start": 2.0}  # limit 4
 RATE, BATCH = 0.01, 8
 
 
+def needs_keras_3_15(reason: str) -> pytest.MarkDecorator:
+    old = tuple(map(int, keras.__version__.split(".")[:2])) < (3, 15)
+    return pytest.mark.skipif(old, reason=reason)
+
+
 def data(batches: int = 20) -> tuple[np.ndarray, np.ndarray]:
     """Inputs and targets of a linear regression; every tenth target is far off."""
     rng = np.random.default_rng(0)

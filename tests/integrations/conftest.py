@@ -6,7 +6,8 @@ import pytest
 
 
 @pytest.fixture(autouse=True)
-def _precision_of_each_test_its_own():
-    """In old versions of transformers, arguments with bf16 leave it to all that come after."""
+def _each_test_has_settings_of_its_own():
+    """In old versions of transformers, arguments leave bf16 and a compiler to all that follow."""
     yield
-    os.environ.pop("ACCELERATE_MIXED_PRECISION", None)
+    for name in ("MIXED_PRECISION", "DYNAMO_BACKEND", "DYNAMO_MODE"):
+        os.environ.pop(f"ACCELERATE_{name}", None)

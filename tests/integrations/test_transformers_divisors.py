@@ -106,7 +106,7 @@ def test_what_is_seen_is_what_the_model_returns_for_a_micro_batch_alone(
     torch.manual_seed(0)
     model, alrc = make(), ALRC()
     seen = notes_of(alrc)
-    options = {"gradient_accumulation_steps": 3, "max_steps": -1, "num_train_epochs": 1}
+    options = {"gradient_accumulation_steps": 3, "max_steps": 2}
     build(kind, tmp_path, alrc, model, data, learning_rate=0.0, **options).train()
     batches = [stack(data[i : i + 2]) for i in range(0, 7, 2)]  # the last one is shorter, and alone
     assert seen == pytest.approx([model(**batch).loss.item() for batch in batches], rel=1e-5)

@@ -1,5 +1,6 @@
 """The wrapper and the mixin, with models of all kinds."""
 
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -29,6 +30,28 @@ def test_the_mixin_trains_like_the_wrapper() -> None:
         model.compile(keras.optimizers.SGD(RATE), "mse")
         model.fit(x, y, batch_size=BATCH, shuffle=False, verbose=0)
         assert_as(model, theta, moments)
+
+
+@in_each_backend
+def test_a_functional_model_keeps_track_of_an_alrc_that_it_gets_later(tmp_path: Path) -> None:
+    class Limited(ALRCMixin, keras.Model):
+        def __init__(self, inputs: Any, outputs: Any) -> None:
+            super().__init__(inputs, outputs)
+            self.alrc = ALRC(**SETTINGS)
+
+    inputs = keras.Input((3,))
+    model, twin = (Limited(inputs, network()(inputs)) for _ in range(2))
+    for weight in model.alrc.weights:
+        assert sum(weight is other for other in model.weights) == 1
+    model.compile(keras.optimizers.SGD(RATE), "mse")
+    model.fit(*data(5), batch_size=BATCH, verbose=0)
+    assert model.alrc.to_dict()["num_losses"] == 5
+    twin.set_weights(model.get_weights())
+    assert twin.alrc.to_dict() == model.alrc.to_dict()
+    model.save_weights(tmp_path / "saved.weights.h5")
+    twin.alrc.load_dict(ALRC().to_dict())
+    twin.load_weights(tmp_path / "saved.weights.h5")
+    assert twin.alrc.to_dict() == model.alrc.to_dict()
 
 
 @in_each_backend

@@ -50,7 +50,9 @@ def groups(loss: Tensor, group: Any, settings: Settings) -> Reduction | None:
 
     def add(values: Tensor) -> Tensor:
         values = ops.cast(values, "int32") if dtype(values) == "bool" else values
-        return ops.segment_sum(ops.reshape(values, -1), ops.reshape(index, -1), size + 1)[:size]
+        # The shape as a tuple: Keras 3.12 on TensorFlow takes no number where it finds out shapes.
+        flat, where = ops.reshape(values, (-1,)), ops.reshape(index, (-1,))
+        return ops.segment_sum(flat, where, size + 1)[:size]
 
     return Reduction(take, add)
 

@@ -75,6 +75,14 @@ class ALRCMixin:
         base = getattr(super(), "compute_loss", keras.Model.compute_loss)
         cls._base_takes_training = "training" in inspect.signature(base).parameters
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        # Before 3.15, a functional model lists a layer that is assigned later where it never looks.
+        if isinstance(value, ALRC) and not isinstance(self, keras.Sequential):
+            layers: list[Any] = self._layers  # type: ignore[attr-defined]
+            if not any(layer is value for layer in layers):
+                layers.append(value)
+
     def compute_loss(
         self,
         x: Any = None,

@@ -16,7 +16,7 @@ from alrc.integrations.transformers.targets import Normalization, Targets, find_
 from alrc.torch import ALRC
 
 FILE = "alrc.pt"
-# Old Trainers don't, and always multiply.
+# Old Trainers don't, and always multiply in their compute_loss.
 _ASKS_FOR_TP_SIZE = "get_tp_size" in Trainer.compute_loss.__code__.co_names
 
 if TYPE_CHECKING:
@@ -80,6 +80,7 @@ class ALRCTrainerMixin(_Base):
 
     _alrc_normalization: Normalization
     _alrc_sequences_checked: bool
+    _alrc_tp_size: int | None
 
     def __init__(
         self,
@@ -143,7 +144,9 @@ class ALRCTrainerMixin(_Base):
         targets = find_targets(self.model, inputs)  # before the Trainer takes the labels out
         # Many Trainers have no outputs to return in training: ask where they are needed.
         with_outputs = {"return_outputs": True} if return_outputs or self._alrc_by_sequence else {}
-        self._alrc_tp_size = None if _ASKS_FOR_TP_SIZE else self.get_tp_size()
+        self._alrc_tp_size = None
+        if not _ASKS_FOR_TP_SIZE and _calls_the_trainers_own(type(self)):
+            self.get_tp_size()
         with self._alrc_normalization.marked(num_items_in_batch) as number:
             result: Any = super().compute_loss(
                 model, inputs, num_items_in_batch=number, **with_outputs
@@ -190,6 +193,12 @@ class ALRCTrainerMixin(_Base):
         self._alrc_tp_size = size
         return size
 
+    def call_model_init(self, trial: Any = None) -> Any:
+        model = super().call_model_init(trial)
+        if hasattr(self, "callback_handler"):  # in which old Trainers leave the one before
+            self.callback_handler.model = model
+        return model
+
     def _alrc_forget_model(self) -> None:
         """What is learned from the first batch of a training, to be learned again."""
         stated = getattr(self, "loss_is_scaled_for_ga", None)
@@ -230,6 +239,14 @@ class ALRCTrainerMixin(_Base):
         result = super().train(resume_from_checkpoint, *args, **kwargs)
         self._alrc_run.end()
         return result
+
+
+def _calls_the_trainers_own(kind: type) -> bool:
+    """Whether compute_loss behind the mixin comes to that of Trainer, as far as names tell."""
+    order = kind.__mro__
+    behind = order[order.index(ALRCTrainerMixin) + 1 : order.index(Trainer)]
+    functions = (vars(base)["compute_loss"] for base in behind if "compute_loss" in vars(base))
+    return all("compute_loss" in f.__code__.co_names for f in functions if hasattr(f, "__code__"))
 
 
 class _Checks(TrainerCallback):
