@@ -33,7 +33,7 @@ def test_without_its_framework_a_front_end_says_what_to_install(
     monkeypatch, front_end: str, name: str
 ) -> None:
     monkeypatch.setitem(sys.modules, front_end, None)
-    spec = importlib.util.spec_from_file_location("alone", origin(front_end))
+    spec = importlib.util.spec_from_file_location("alrc.alone", origin(front_end))
     with pytest.raises(ModuleNotFoundError) as error:
         spec.loader.exec_module(importlib.util.module_from_spec(spec))
     assert str(error.value) == (
@@ -52,7 +52,7 @@ def test_keras_without_its_backend_says_what_to_install(monkeypatch) -> None:
 
     monkeypatch.delitem(sys.modules, "keras", raising=False)
     monkeypatch.setattr(sys, "meta_path", [Missing(), *sys.meta_path])
-    spec = importlib.util.spec_from_file_location("alone", origin("keras"))
+    spec = importlib.util.spec_from_file_location("alrc.alone", origin("keras"))
     with pytest.raises(ModuleNotFoundError) as error:
         spec.loader.exec_module(importlib.util.module_from_spec(spec))
     assert str(error.value) == (

@@ -57,10 +57,12 @@ def test_bad_input_is_refused_in_words() -> None:
 
     model = Forgotten()
     model.compile(keras.optimizers.SGD(), "mse", run_eagerly=True)
-    assert refusal(TypeError, lambda: model.train_on_batch(np.ones((2, 1)), np.ones((2, 1)))) == (
-        "ALRCMixin: the model must have an attribute alrc that is an alrc.keras.ALRC, which keeps "
-        "the moments; got None. In __init__, after super().__init__(), write self.alrc = ALRC()."
-    )
+    for train in (model.train_on_batch, model.fit):
+        assert refusal(TypeError, lambda: train(np.ones((2, 1)), np.ones((2, 1)))) == (  # noqa: B023
+            "ALRCMixin: the model must have an attribute alrc that is an alrc.keras.ALRC, which "
+            "keeps the moments; got None. In __init__, after super().__init__(), write "
+            "self.alrc = ALRC()."
+        )
 
     def wrong_order() -> None:
         class Late(keras.Model, ALRCMixin):

@@ -145,6 +145,15 @@ def test_what_is_refused_inside_a_graph_is_refused_in_these_words(monkeypatch) -
     )
 
 
+def test_where_a_graph_is_made_the_state_is_looked_at_in_it(monkeypatch) -> None:
+    alrc = ALRC(**START)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    alrc._buffers["mean"].fill_(math.nan)
+    assert alrc(torch.tensor([8.0, 1.0])).tolist() == [4.0, 1.0]
+    monkeypatch.undo()
+    assert alrc.to_dict() == pytest.approx(fresh_after([8.0, 1.0]))
+
+
 def fresh_after(losses: list[float]) -> dict[str, float]:
     alrc = ALRC(**START)
     alrc(torch.tensor(losses))

@@ -80,7 +80,7 @@ class ALRCMixin:
         # Before 3.15, a functional model lists a layer that is assigned later where it never looks.
         if isinstance(value, ALRC) and not isinstance(self, keras.Sequential):
             layers: list[Any] = self._layers  # type: ignore[attr-defined]
-            if not any(layer is value for layer in layers):
+            if not any(layer is value for layer in layers):  # pragma: no cover - in make oldest
                 layers.append(value)
 
     def compute_loss(
