@@ -76,6 +76,14 @@ def test_to_empty_without_reset_parameters_starts_afresh() -> None:
         assert alrc(torch.tensor(8.0)) == 4.0
 
 
+def test_of_a_fresh_state_that_starts_by_itself_nothing_is_said() -> None:
+    alrc = ALRC()
+    for name in alrc.state_dict():
+        setattr(alrc, name, torch.zeros_like(alrc._buffers[name]))
+    alrc(torch.tensor(2.0))
+    assert (alrc.mean, alrc.num_updates) == (2.0, 1)
+
+
 def test_each_group_is_looked_at_by_itself() -> None:
     alrc = ALRC(**START, num_groups=2)
     alrc(torch.tensor([2.0, 3.0]), group=torch.tensor([0, 1]))
@@ -167,7 +175,7 @@ def test_an_error_of_another_kind_is_left_as_it_is(monkeypatch) -> None:
 
     monkeypatch.setattr(torch.Tensor, "fill_", broken)
     with pytest.raises(RuntimeError, match="CUDA error: an illegal"):
-        alrc(torch.tensor(8.0))
+        alrc(torch.tensor(2.0))
 
 
 def test_groups_of_a_batch_under_vmap_are_those_of_each_example() -> None:
