@@ -25,18 +25,25 @@ def mask_shape(who: str, mask: object, losses: object, mend: str) -> ValueError:
     )
 
 
-def needless_group(who: str, group: object, mend: str) -> ValueError:
-    return ValueError(
-        f"{who}: group must be left out, because the moments are shared by all losses; got "
-        f"{group!r}. {mend}"
-    )
+def check_group(
+    who: str, group: object, num_groups: int | None, build: str, needed: str
+) -> int | None:
+    """The number of groups; None if there are none. A group is given if and only if there are.
 
-
-def missing_group(who: str, num_groups: int, mend: str) -> ValueError:
-    return ValueError(
-        f"{who}: group must say which of the {num_groups} groups the losses are in; got None. "
-        f"{mend}"
-    )
+    Args:
+        build, needed: What to type for groups, and where a group is missing.
+    """
+    if num_groups is None and group is not None:
+        raise ValueError(
+            f"{who}: group must be left out, because the moments are shared by all losses; got "
+            f"{group!r}. {build}, or call it without group."
+        )
+    if num_groups is not None and group is None:
+        raise ValueError(
+            f"{who}: group must say which of the {num_groups} groups the losses are in; got None. "
+            f"Pass group=index{needed}"
+        )
+    return num_groups
 
 
 def group_kind(who: str, got: str, mend: str) -> TypeError:

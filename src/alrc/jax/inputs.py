@@ -149,15 +149,10 @@ def _within_float32(mask: Any) -> Any:
 
 def checked_group(group: Any, loss: Array, settings: Settings) -> Array | None:
     """The group of each loss, of which ``num_groups`` is none; None if there are no groups."""
-    size = settings.num_groups
-    if size is None and group is None:
-        return None
+    build, needed = "Pass Settings(num_groups=K)", ": one whole number, or one for each loss."
+    size = refusals.check_group("clip", group, settings.num_groups, build, needed)
     if size is None:
-        mend = "Pass Settings(num_groups=K), or call it without group."
-        raise refusals.needless_group("clip", group, mend)
-    if group is None:
-        mend = "Pass group=index: one whole number, or one for each loss."
-        raise refusals.missing_group("clip", size, mend)
+        return None
     # NumPy's numbers stay so for now: JAX would cut off what int32 cannot hold, and 2**32 be 0.
     xp: Any = np if isinstance(group, int | np.ndarray | np.integer) else jnp
     try:

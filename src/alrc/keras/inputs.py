@@ -30,15 +30,11 @@ def check(loss: Any, mask: Any) -> None:
 
 def groups(loss: Tensor, group: Any, settings: Settings) -> Reduction | None:
     """How losses in these groups meet the moments of all groups; None if there are no groups."""
-    size = settings.num_groups
-    if size is None and group is None:
-        return None
+    build = "Build it with num_groups=K"
+    needed = " in a training step of your own; fit() has no place for it."
+    size = refusals.check_group("ALRC", group, settings.num_groups, build, needed)
     if size is None:
-        mend = "Build it with num_groups=K, or call it without group."
-        raise refusals.needless_group("ALRC", group, mend)
-    if group is None:
-        mend = "Pass group=index in a training step of your own; fit() has no place for it."
-        raise refusals.missing_group("ALRC", size, mend)
+        return None
     if isinstance(group, int) and not 0 <= group < size:
         raise refusals.group_range("ALRC", size, group, group)
     index = rule.group_index(ops, _index(loss, group), size)

@@ -69,16 +69,10 @@ def groups(
     who: str, loss: Tensor, group: Tensor | int | None, settings: Settings
 ) -> Reduction | None:
     """How losses in these groups meet the moments of all groups; None if there are no groups."""
-    size = settings.num_groups
-    if size is None and group is None:
+    build, needed = "Build it with num_groups=K", ": one whole number, or one for each loss."
+    size = refusals.check_group(who, group, settings.num_groups, build, needed)
+    if size is None or group is None:
         return None
-    if size is None:
-        raise refusals.needless_group(
-            who, group, "Build it with num_groups=K, or call it without group."
-        )
-    if group is None:
-        mend = "Pass group=index: one whole number, or one for each loss."
-        raise refusals.missing_group(who, size, mend)
     index, checked = _index(who, loss, group, size)
     index = index.long()
     if not checked:
