@@ -21,6 +21,7 @@ from torch import Tensor
 from alrc.integrations.gradients import hang_gradient
 from alrc.integrations.passes import Passes
 from alrc.integrations.scalars import Kept, scalars
+from alrc.integrations.states import are_same, copy_state
 from alrc.torch import ALRC
 
 __all__ = ["ALRCCallback"]
@@ -169,7 +170,7 @@ class ALRCCallback(Callback):
     def state_dict(self) -> dict[str, Any]:
         """A copy of the moments and counts, which loads with ``weights_only=True``."""
         # Copied, because a checkpoint may be written while training goes on.
-        return {key: value.clone() for key, value in self.alrc.state_dict().items()}
+        return copy_state(self.alrc)
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Goes on from what ``state_dict()`` returned."""
@@ -185,7 +186,7 @@ class ALRCCallback(Callback):
         if self._module is None:
             self._start = self.state_dict()
         elif self._module() is not pl_module:
-            if self._left and not _are_same(self._left, self.state_dict()):
+            if self._left and not are_same(self._left, self.state_dict()):
                 self._start = self.state_dict()  # somebody has set them since
             self.alrc.load_state_dict(self._start)
         self._left = {}
@@ -294,10 +295,6 @@ class ALRCCallback(Callback):
 
 def _nothing() -> None:
     """Nothing hangs on any loss."""
-
-
-def _are_same(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
-    return all(torch.equal(x, b[name].to(x.device)) for name, x in a.items())
 
 
 def _is_logged(trainer: Trainer, pl_module: LightningModule, has_stepped: bool) -> bool:

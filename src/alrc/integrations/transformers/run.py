@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from alrc.integrations.gradients import limit_gradient
 from alrc.integrations.scalars import Kept, scalars
+from alrc.integrations.states import are_same, copy_state
 from alrc.torch import ALRC
 
 
@@ -104,7 +105,7 @@ class Run:
     def end(self) -> None:
         """A training is over; waits for its last exchange with other processes while they live."""
         self.alrc.wait()
-        _history(self.alrc).left = _moments(self.alrc)
+        _history(self.alrc).left = copy_state(self.alrc)
 
 
 @dataclass
@@ -119,10 +120,10 @@ class _History:
         model = _innermost(model)
         another = self.model is not None and self.model() is not model
         if another and not resumed:
-            if self.left is None or _same(self.left, _moments(alrc)):
+            if self.left is None or are_same(self.left, copy_state(alrc)):
                 alrc.load_state_dict(self.start)
             else:  # somebody has set them since
-                self.start = _moments(alrc)
+                self.start = copy_state(alrc)
         self.model, self.left = weakref.ref(model), None
 
 
@@ -132,7 +133,7 @@ _histories: "weakref.WeakKeyDictionary[ALRC, _History]" = weakref.WeakKeyDiction
 def _history(alrc: ALRC) -> _History:
     history = _histories.get(alrc)
     if history is None:
-        history = _histories[alrc] = _History(_moments(alrc))
+        history = _histories[alrc] = _History(copy_state(alrc))
     return history
 
 
@@ -143,14 +144,6 @@ def _innermost(model: nn.Module) -> nn.Module:
     ):
         model = inner
     return model
-
-
-def _moments(alrc: ALRC) -> dict[str, Tensor]:
-    return {name: x.clone() for name, x in alrc.state_dict().items()}
-
-
-def _same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
-    return all(torch.equal(x, b[name].to(x.device)) for name, x in a.items())
 
 
 def warn_of_a_fresh_start(who: str, reason: str) -> None:
