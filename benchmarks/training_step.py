@@ -12,9 +12,9 @@ from itertools import islice
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from alrc.lab.data import load_images
-from alrc.lab.tasks import Supersampling
-from alrc.lab.training import Run, RunConfig, Trainer
+from alrc.lab.data.images import load_images
+from alrc.lab.engine.training import Run, RunConfig, Trainer
+from alrc.lab.tasks.supersampling.task import Supersampling
 
 STEPS = 256
 

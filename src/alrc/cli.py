@@ -8,7 +8,7 @@ __all__ = ["main"]
 def main() -> None:
     """Runs the command line, or says in one line what to install for it."""
     try:
-        from alrc.lab.commands import app
+        from alrc.lab.cli.commands import app
 
         app()
     except ModuleNotFoundError as error:

@@ -18,7 +18,7 @@ def test_the_script_runs_the_commands(monkeypatch, capsys) -> None:
 
 def test_what_is_missing_is_named_with_the_mend(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "typer", None)
-    monkeypatch.delitem(sys.modules, "alrc.lab.commands", raising=False)
+    monkeypatch.delitem(sys.modules, "alrc.lab.cli.commands", raising=False)
     with pytest.raises(SystemExit) as stop:
         main()
     assert stop.value.code == (

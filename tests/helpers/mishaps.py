@@ -17,13 +17,14 @@ import numpy as np
 from rich.console import Console
 from torch import Tensor
 
-from alrc.lab import grid, tasks
-from alrc.lab.data import Images
-from alrc.lab.grid import Job
-from alrc.lab.study import run_study
-from alrc.lab.tasks import Supersampling
-from alrc.lab.training import Run, RunConfig, train
-from alrc.lab.workers import Processes, Workers
+from alrc.lab.data.images import Images
+from alrc.lab.engine import grid
+from alrc.lab.engine.grid import Job
+from alrc.lab.engine.training import Run, RunConfig, train
+from alrc.lab.exec.study import run_study
+from alrc.lab.exec.workers import Processes, Workers
+from alrc.lab.tasks.supersampling import task as tasks
+from alrc.lab.tasks.supersampling.task import Supersampling
 
 
 def noise() -> Images:

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from alrc.lab.arms import OriginalALRC
+from alrc.lab.arms.original import OriginalALRC
 
 
 def test_original_follows_its_recursion() -> None:

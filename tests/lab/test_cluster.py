@@ -11,11 +11,11 @@ import ray
 from mishaps import assert_as_if_alone, noise, planted, run
 from typer.testing import CliRunner
 
-from alrc.lab.cluster import RayWorkers
-from alrc.lab.grid import Job
-from alrc.lab.study_commands import app
-from alrc.lab.tasks import Supersampling
-from alrc.lab.training import RunConfig
+from alrc.lab.cli.study import app
+from alrc.lab.engine.grid import Job
+from alrc.lab.engine.training import RunConfig
+from alrc.lab.exec.cluster import RayWorkers
+from alrc.lab.tasks.supersampling.task import Supersampling
 
 
 @pytest.fixture(autouse=True)

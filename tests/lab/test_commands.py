@@ -15,11 +15,12 @@ import skimage.io
 from typer.testing import CliRunner
 
 from alrc import __version__
-from alrc.lab import demo, figures
-from alrc.lab.commands import app
-from alrc.lab.demo import RunError, Timed
-from alrc.lab.tasks import Supersampling
-from alrc.lab.training import Run, RunConfig
+from alrc.lab.cli import side_by_side as demo
+from alrc.lab.cli.commands import app
+from alrc.lab.cli.side_by_side import RunError, Timed
+from alrc.lab.engine.training import Run, RunConfig
+from alrc.lab.report import figures
+from alrc.lab.tasks.supersampling.task import Supersampling
 
 WIDE = {"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}
 

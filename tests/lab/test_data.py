@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import skimage.io
 
-from alrc.lab.data import load_photographs, read_cifar10
+from alrc.lab.data.images import load_photographs, read_cifar10
 
 SUBSET = Path(__file__).parents[3] / "shared/data/cifar-10-subset/cifar-10-batches-bin"
 NAMES = [*(f"data_batch_{number}.bin" for number in range(1, 6)), "test_batch.bin"]

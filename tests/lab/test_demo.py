@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from alrc.lab.data import Images
-from alrc.lab.demo import RunError, Timed, compare, run_side_by_side, verdict
-from alrc.lab.tasks import Supersampling
-from alrc.lab.training import Run, RunConfig, train
+from alrc.lab.cli.side_by_side import RunError, Timed, compare, run_side_by_side, verdict
+from alrc.lab.data.images import Images
+from alrc.lab.engine.training import Run, RunConfig, train
+from alrc.lab.tasks.supersampling.task import Supersampling
 
 
 def small_task() -> Supersampling:

@@ -19,10 +19,10 @@ import pooch
 import pytest
 from typer.testing import CliRunner
 
-from alrc.lab import downloads
-from alrc.lab.data import read_cifar10
-from alrc.lab.data_commands import app
-from alrc.lab.downloads import DownloadError, download_cifar10
+from alrc.lab.cli.data import app
+from alrc.lab.data import downloads
+from alrc.lab.data.downloads import DownloadError, download_cifar10
+from alrc.lab.data.images import read_cifar10
 
 SUBSET = Path(__file__).parents[3] / "shared/data/cifar-10-subset/cifar-10-batches-bin"
 NAME = "cifar-10-batches-bin"
@@ -365,7 +365,7 @@ def test_killed_at_any_step_the_next_call_ends_well(
 ) -> None:
     code = (
         "import os, shutil, sys, pooch; from pathlib import Path; "
-        "from alrc.lab.downloads import download_cifar10; "
+        "from alrc.lab.data.downloads import download_cifar10; "
         f"{step} = lambda *a, **k: os._exit(9); "
         "download_cifar10(Path(sys.argv[1]), *sys.argv[2:], progress=False)"
     )
@@ -480,7 +480,7 @@ def test_the_command_imports_nothing_heavy_for_its_help() -> None:
     code = (
         "import atexit, sys; atexit.register(lambda: print('imported', sorted("
         "{'numpy', 'pooch', 'requests'} & set(sys.modules)))); "
-        "from alrc.lab.data_commands import app; app(['cifar10', '--help'])"
+        "from alrc.lab.cli.data import app; app(['cifar10', '--help'])"
     )
     lines = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
     assert "--url" in lines

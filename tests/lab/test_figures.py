@@ -8,8 +8,8 @@ import pytest
 import skimage.io
 from matplotlib.figure import Figure
 
-from alrc.lab.figures import draw_comparison, moving_mean, save
-from alrc.lab.training import Run, RunConfig
+from alrc.lab.engine.training import Run, RunConfig
+from alrc.lab.report.figures import draw_comparison, moving_mean, save
 
 
 def make_run(num_stddev: float | None = None, scale: float = 1.0) -> Run:

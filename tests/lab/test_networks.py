@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import conv2d
 
-from alrc.lab.networks import SupersamplingNetwork
+from alrc.lab.tasks.supersampling.network import SupersamplingNetwork
 
 
 @pytest.mark.parametrize(("width", "count"), [(64, 1_042_819), (16, 67_171)])

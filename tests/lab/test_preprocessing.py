@@ -4,7 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from alrc.lab.preprocessing import augment, example_order, halve_resolution, uniforms
+from alrc.lab.tasks.supersampling.preprocessing import (
+    augment,
+    example_order,
+    halve_resolution,
+    uniforms,
+)
 
 
 def augment_plainly(image: np.ndarray, flip: float, brightness: float, contrast: float):

@@ -16,12 +16,12 @@ import skimage.io
 import typer
 from typer.testing import CliRunner
 
-from alrc.lab import report as report_module
-from alrc.lab.markup import page
-from alrc.lab.report import write_report
-from alrc.lab.report_commands import report
-from alrc.lab.report_figures import draw_curves, draw_losses
-from alrc.lab.results import read_study
+from alrc.lab.cli.report import report
+from alrc.lab.report import report as report_module
+from alrc.lab.report.markup import page
+from alrc.lab.report.report import write_report
+from alrc.lab.report.results import read_study
+from alrc.lab.report.study_figures import draw_curves, draw_losses
 
 STEPS = 200  # so the last 10 count
 CONFIG: dict[str, Any] = {

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from alrc.lab import data
-from alrc.lab.commands import app
-from alrc.lab.data import Images
+from alrc.lab.cli.commands import app
+from alrc.lab.data import images as data
+from alrc.lab.data.images import Images
 
 
 @pytest.fixture(autouse=True)

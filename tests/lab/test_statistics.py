@@ -6,7 +6,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from alrc.lab.statistics import MIN_PAIRS, Effect, mean, paired_difference
+from alrc.lab.report.statistics import MIN_PAIRS, Effect, mean, paired_difference
 
 
 def pairs(*differences: float) -> tuple[dict[int, float], dict[int, float]]:

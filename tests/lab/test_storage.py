@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-from alrc.lab.data import Images
-from alrc.lab.storage import RunFolder
-from alrc.lab.tasks import Supersampling
-from alrc.lab.training import Run, RunConfig, train
-from alrc.lab.workers import run_one
+from alrc.lab.data.images import Images
+from alrc.lab.engine.storage import RunFolder
+from alrc.lab.engine.training import Run, RunConfig, train
+from alrc.lab.exec.workers import run_one
+from alrc.lab.tasks.supersampling.task import Supersampling
 
 ARRAYS = ("losses", "limits", "limited", "held_out")
 ARMS = {
@@ -94,9 +94,9 @@ import os, pathlib, signal, sys
 sys.path.insert(0, sys.argv[1])
 import torch
 from mishaps import noise
-from alrc.lab.tasks import Supersampling
-from alrc.lab.training import RunConfig, Trainer
-from alrc.lab.workers import run_one
+from alrc.lab.tasks.supersampling.task import Supersampling
+from alrc.lab.engine.training import RunConfig, Trainer
+from alrc.lab.exec.workers import run_one
 
 torch.set_num_threads(1)  # as in the run that is not killed: with more, sums differ by rounding
 left, advance = int(sys.argv[2]), Trainer.advance

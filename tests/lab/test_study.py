@@ -11,11 +11,11 @@ from mishaps import assert_as_if_alone, noise, planted, run
 from rich.console import Console
 
 import alrc.lab
-from alrc.lab.grid import Grid, Job
-from alrc.lab.study import run_study
-from alrc.lab.tasks import Supersampling
-from alrc.lab.training import RunConfig
-from alrc.lab.workers import Processes, run_one
+from alrc.lab.engine.grid import Grid, Job
+from alrc.lab.engine.training import RunConfig
+from alrc.lab.exec.study import run_study
+from alrc.lab.exec.workers import Processes, run_one
+from alrc.lab.tasks.supersampling.task import Supersampling
 
 PRESETS = Path(alrc.lab.__file__).parent / "presets"
 GRID = """\

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from alrc.lab.data import read_cifar10
-from alrc.lab.grid import Grid
-from alrc.lab.study_commands import app
-from alrc.lab.training import Run, train
+from alrc.lab.cli.study import app
+from alrc.lab.data.images import read_cifar10
+from alrc.lab.engine.grid import Grid
+from alrc.lab.engine.training import Run, train
 
 HELPERS = str(Path(mishaps.__file__).parent)
 GRID = """\
@@ -61,7 +61,7 @@ HELD = """
 import pathlib, sys
 sys.path.insert(0, sys.argv.pop(1))
 from mishaps import hold
-from alrc.lab.study_commands import app
+from alrc.lab.cli.study import app
 hold(12, pathlib.Path(sys.argv.pop(1)), int(sys.argv.pop(1)))
 app()
 """
@@ -197,10 +197,10 @@ import sys, pathlib
 sys.path.insert(0, sys.argv[1])
 from mishaps import Planted, noise
 from rich.console import Console
-from alrc.lab.grid import Job
-from alrc.lab.study import run_study
-from alrc.lab.workers import Processes
-from alrc.lab.training import RunConfig
+from alrc.lab.engine.grid import Job
+from alrc.lab.exec.study import run_study
+from alrc.lab.exec.workers import Processes
+from alrc.lab.engine.training import RunConfig
 out = pathlib.Path(sys.argv[2])
 task = Planted(noise(), width=1, counter=out / "counter", signal=0)
 run_study({"hangs": Job(task, RunConfig(10))}, out, Processes(1), Console(stderr=True))
@@ -267,6 +267,6 @@ def test_refusals(tmp_path: Path, words: list[str], message: str) -> None:
 
 
 def test_presets_are_offered() -> None:
-    from alrc.lab.study_commands import PRESETS, Preset
+    from alrc.lab.cli.study import PRESETS, Preset
 
     assert {preset.value for preset in Preset} == {path.stem for path in PRESETS.glob("*.toml")}

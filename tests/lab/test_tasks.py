@@ -6,10 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from alrc.lab.data import Images
-from alrc.lab.networks import SupersamplingNetwork
-from alrc.lab.preprocessing import augment, example_order, halve_resolution, uniforms
-from alrc.lab.tasks import Supersampling
+from alrc.lab.data.images import Images
+from alrc.lab.tasks.supersampling.network import SupersamplingNetwork
+from alrc.lab.tasks.supersampling.preprocessing import (
+    augment,
+    example_order,
+    halve_resolution,
+    uniforms,
+)
+from alrc.lab.tasks.supersampling.task import Supersampling
 
 
 @pytest.fixture

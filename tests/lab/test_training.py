@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from alrc.lab.data import Images
-from alrc.lab.tasks import Supersampling
-from alrc.lab.training import Run, RunConfig, train
+from alrc.lab.data.images import Images
+from alrc.lab.engine.training import Run, RunConfig, train
+from alrc.lab.tasks.supersampling.task import Supersampling
 from alrc.torch import ALRC
 
 

@@ -11,12 +11,11 @@ from typing import NamedTuple
 from matplotlib.figure import Figure
 
 from alrc import __version__
-from alrc.lab.figures import save
-from alrc.lab.files import written_whole
-from alrc.lab.markup import bullets, code, page, plural, sentence, table
-from alrc.lab.report_figures import draw_curves, draw_losses, smoothing
-from alrc.lab.results import Arm, FinishedRun, Setting, Study, common, read_study
-from alrc.lab.statistics import (
+from alrc.lab.engine.files import written_whole
+from alrc.lab.report.figures import save
+from alrc.lab.report.markup import bullets, code, page, plural, sentence, table
+from alrc.lab.report.results import Arm, FinishedRun, Setting, Study, common, read_study
+from alrc.lab.report.statistics import (
     MIN_PAIRS,
     RESAMPLES,
     Difference,
@@ -24,6 +23,7 @@ from alrc.lab.statistics import (
     mean,
     paired_difference,
 )
+from alrc.lab.report.study_figures import draw_curves, draw_losses, smoothing
 
 __all__ = ["write_report"]
 

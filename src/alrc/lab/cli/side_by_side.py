@@ -14,8 +14,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from alrc.lab.progress import Show, State, show_progress
-from alrc.lab.training import Run, RunConfig, Task, train
+from alrc.lab.engine.training import Run, RunConfig, Task, train
+from alrc.lab.exec.progress import Show, State, show_progress
 
 __all__ = ["RunError", "Timed", "compare", "run_side_by_side", "verdict"]
 

@@ -16,10 +16,10 @@ from typing import Any, Protocol, cast
 import numpy as np
 import torch
 
-from alrc.lab.grid import Job, StudyTask
-from alrc.lab.progress import State
-from alrc.lab.storage import RunFolder
-from alrc.lab.training import Run, RunConfig, train
+from alrc.lab.engine.grid import Job, StudyTask
+from alrc.lab.engine.storage import RunFolder
+from alrc.lab.engine.training import Run, RunConfig, train
+from alrc.lab.exec.progress import State
 
 __all__ = ["Message", "Processes", "Workers", "run_one", "throttled"]
 

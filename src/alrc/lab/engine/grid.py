@@ -8,10 +8,10 @@ from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from alrc.lab.data import Images
-from alrc.lab.options import POWERS, Error
-from alrc.lab.tasks import Supersampling
-from alrc.lab.training import RunConfig, Task
+from alrc.lab.cli.options import POWERS, Error
+from alrc.lab.data.images import Images
+from alrc.lab.engine.training import RunConfig, Task
+from alrc.lab.tasks.supersampling.task import Supersampling
 
 __all__ = ["Grid", "Job", "StudyTask"]
 

@@ -7,8 +7,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import StrMethodFormatter
 from numpy.typing import NDArray
 
-from alrc.lab.files import written_whole
-from alrc.lab.training import Run
+from alrc.lab.engine.files import written_whole
+from alrc.lab.engine.training import Run
 
 __all__ = ["draw_comparison", "moving_mean", "save"]
 

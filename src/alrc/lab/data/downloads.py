@@ -23,7 +23,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from alrc.lab.data import CIFAR10_HELD_OUT, CIFAR10_TRAINING, CIFAR10_URL, read_cifar10
+from alrc.lab.data.images import CIFAR10_HELD_OUT, CIFAR10_TRAINING, CIFAR10_URL, read_cifar10
 
 __all__ = ["DownloadError", "download_cifar10"]
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from alrc.lab.options import fail
+from alrc.lab.cli.options import fail
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -39,8 +39,8 @@ def cifar10(
     """
     import pooch
 
-    from alrc.lab.data import CIFAR10_URL
-    from alrc.lab.downloads import DownloadError, download_cifar10
+    from alrc.lab.data.downloads import DownloadError, download_cifar10
+    from alrc.lab.data.images import CIFAR10_URL
 
     folder = folder or pooch.os_cache("alrc") / "cifar-10"
     try:

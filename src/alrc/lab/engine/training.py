@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import StepLR
 
-from alrc.lab.arms import OriginalALRC
+from alrc.lab.arms.original import OriginalALRC
 from alrc.settings import Settings
 from alrc.torch import ALRC
 

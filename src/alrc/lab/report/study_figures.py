@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 from numpy.typing import NDArray
 
-from alrc.lab.figures import moving_mean
-from alrc.lab.results import Arm, FinishedRun, Setting, Study
+from alrc.lab.report.figures import moving_mean
+from alrc.lab.report.results import Arm, FinishedRun, Setting, Study
 
 __all__ = ["draw_curves", "draw_losses", "smoothing"]
 

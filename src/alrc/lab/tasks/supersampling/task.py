@@ -8,9 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from alrc.lab.data import Images
-from alrc.lab.networks import SupersamplingNetwork
-from alrc.lab.preprocessing import augment, example_order, halve_resolution, uniforms
+from alrc.lab.data.images import Images
+from alrc.lab.tasks.supersampling.network import SupersamplingNetwork
+from alrc.lab.tasks.supersampling.preprocessing import (
+    augment,
+    example_order,
+    halve_resolution,
+    uniforms,
+)
 
 __all__ = ["Supersampling"]
 

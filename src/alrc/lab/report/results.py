@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from alrc.lab.training import Run, RunConfig
+from alrc.lab.engine.training import Run, RunConfig
 
 __all__ = ["Arm", "FinishedRun", "Setting", "Study", "common", "read_study"]
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from alrc.lab.training import Run, RunConfig
+from alrc.lab.engine.training import Run, RunConfig
 
 __all__ = ["Show", "State", "show_progress"]
 

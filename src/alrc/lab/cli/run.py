@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from alrc.lab.options import (
+from alrc.lab.cli.options import (
     POWERS,
     BatchSize,
     Cifar10,
@@ -91,11 +91,11 @@ def cifar10(
     import torch
     from rich.console import Console
 
-    from alrc.lab.data import load_images
-    from alrc.lab.progress import State, show_progress
-    from alrc.lab.storage import RunFolder
-    from alrc.lab.tasks import Supersampling
-    from alrc.lab.training import Run, RunConfig, train
+    from alrc.lab.data.images import load_images
+    from alrc.lab.engine.storage import RunFolder
+    from alrc.lab.engine.training import Run, RunConfig, train
+    from alrc.lab.exec.progress import State, show_progress
+    from alrc.lab.tasks.supersampling.task import Supersampling
 
     torch.set_num_threads(1)  # as many threads, as many ways to add up
     try:

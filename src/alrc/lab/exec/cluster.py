@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 
-from alrc.lab.grid import Job, StudyTask
-from alrc.lab.progress import State
-from alrc.lab.training import RunConfig
-from alrc.lab.workers import Message, run_one, throttled
+from alrc.lab.engine.grid import Job, StudyTask
+from alrc.lab.engine.training import RunConfig
+from alrc.lab.exec.progress import State
+from alrc.lab.exec.workers import Message, run_one, throttled
 
 __all__ = ["RayWorkers"]
 

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from alrc.lab.options import Cifar10, fail
+from alrc.lab.cli.options import Cifar10, fail
 
-PRESETS = Path(__file__).parent / "presets"
+PRESETS = Path(__file__).parents[1] / "presets"
 
 app = typer.Typer(
     no_args_is_help=True, help="Train a grid of networks, in parallel; type it again to go on."
@@ -69,10 +69,10 @@ def cifar10(
     """
     from rich.console import Console
 
-    from alrc.lab.data import load_images
-    from alrc.lab.grid import Grid
-    from alrc.lab.study import run_study
-    from alrc.lab.workers import Processes, Workers
+    from alrc.lab.data.images import load_images
+    from alrc.lab.engine.grid import Grid
+    from alrc.lab.exec.study import run_study
+    from alrc.lab.exec.workers import Processes, Workers
 
     try:
         if (preset is None) == (grid is None):
@@ -87,7 +87,7 @@ def cifar10(
         if ray is None:
             where = Processes(workers or _cores())
         else:
-            from alrc.lab.cluster import RayWorkers
+            from alrc.lab.exec.cluster import RayWorkers
 
             where = RayWorkers(ray, workers)
         failed = run_study(jobs, out, where, Console(stderr=True), retry)

@@ -7,8 +7,10 @@ from typing import Annotated
 import typer
 
 from alrc import __version__
-from alrc.lab import data_commands, run_commands, study_commands
-from alrc.lab.options import (
+from alrc.lab.cli import data as data_commands
+from alrc.lab.cli import run as run_commands
+from alrc.lab.cli import study as study_commands
+from alrc.lab.cli.options import (
     POWERS,
     TITLES,
     BatchSize,
@@ -22,7 +24,7 @@ from alrc.lab.options import (
     Seed,
     fail,
 )
-from alrc.lab.report_commands import report
+from alrc.lab.cli.report import report
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 lab = typer.Typer(no_args_is_help=True, help="Experiments of the paper, run by run.")
@@ -75,11 +77,11 @@ def demo(
     """
     from rich.console import Console
 
-    from alrc.lab.data import load_images
-    from alrc.lab.demo import RunError, compare, run_side_by_side, verdict
-    from alrc.lab.figures import draw_comparison, save
-    from alrc.lab.tasks import Supersampling
-    from alrc.lab.training import RunConfig
+    from alrc.lab.cli.side_by_side import RunError, compare, run_side_by_side, verdict
+    from alrc.lab.data.images import load_images
+    from alrc.lab.engine.training import RunConfig
+    from alrc.lab.report.figures import draw_comparison, save
+    from alrc.lab.tasks.supersampling.task import Supersampling
 
     try:
         _check_out(out)

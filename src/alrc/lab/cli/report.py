@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from alrc.lab.options import fail
+from alrc.lab.cli.options import fail
 
 __all__ = ["report"]
 
@@ -16,7 +16,7 @@ def report(
     ],
 ) -> None:
     """Write report.md, report.html, runs.csv and figures/ into DIR, from stored results alone."""
-    from alrc.lab.report import write_report
+    from alrc.lab.report.report import write_report
 
     try:
         files = write_report(folder)

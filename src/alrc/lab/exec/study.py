@@ -9,11 +9,11 @@ import filelock
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from alrc.lab.files import written_whole
-from alrc.lab.grid import Job
-from alrc.lab.progress import State
-from alrc.lab.storage import RunFolder
-from alrc.lab.workers import Message, Workers
+from alrc.lab.engine.files import written_whole
+from alrc.lab.engine.grid import Job
+from alrc.lab.engine.storage import RunFolder
+from alrc.lab.exec.progress import State
+from alrc.lab.exec.workers import Message, Workers
 
 __all__ = ["run_study"]
 

@@ -11,8 +11,8 @@ import filelock
 import numpy as np
 import torch
 
-from alrc.lab.files import written_whole
-from alrc.lab.training import Run, RunConfig
+from alrc.lab.engine.files import written_whole
+from alrc.lab.engine.training import Run, RunConfig
 
 __all__ = ["RunFolder"]
 
