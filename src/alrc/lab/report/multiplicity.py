@@ -4,12 +4,12 @@ import math
 from collections.abc import Hashable, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
-__all__ = ["Decision", "Test", "gatekeeping", "holm", "tarone"]
+__all__ = ["Decision", "Hypothesis", "gatekeeping", "holm", "tarone"]
 
 K = TypeVar("K", bound=Hashable)
 
 
-class Test(NamedTuple):
+class Hypothesis(NamedTuple):
     """A hypothesis: its p, and the least that p could have been, whatever the effect."""
 
     p: float
@@ -50,7 +50,7 @@ def tarone(least: Sequence[float], alpha: float) -> float:
     return best
 
 
-def holm(tests: Mapping[K, Test], alpha: float) -> dict[K, Decision]:
+def holm(tests: Mapping[K, Hypothesis], alpha: float) -> dict[K, Decision]:
     """Holm's steps: what is shown stops counting, and the level for the others rises."""
     left = dict(tests)
     decisions: dict[K, Decision] = {}
@@ -65,7 +65,7 @@ def holm(tests: Mapping[K, Test], alpha: float) -> dict[K, Decision]:
 
 
 def gatekeeping(
-    first: Mapping[K, Test], others: Mapping[K, Test], alpha: float
+    first: Mapping[K, Hypothesis], others: Mapping[K, Hypothesis], alpha: float
 ) -> dict[K, Decision]:
     """The first tests have all of alpha; what was well spent goes on to the others.
 

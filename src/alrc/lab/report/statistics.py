@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from alrc.lab.report.multiplicity import Decision, Test, gatekeeping, holm
+from alrc.lab.report.multiplicity import Decision, Hypothesis, gatekeeping, holm
 from alrc.lab.report.paired import mcnemar, mcnemar_least
 from alrc.lab.report.pairs import Pairs, SortedPairs
 
@@ -170,10 +170,10 @@ def compare(
     ]
 
 
-def _tests(outcome: SortedPairs) -> dict[str, Test]:
+def _tests(outcome: SortedPairs) -> dict[str, Hypothesis]:
     return {
-        "metric": Test(outcome.differences.p, outcome.differences.least),
-        "divergence": Test(
+        "metric": Hypothesis(outcome.differences.p, outcome.differences.least),
+        "divergence": Hypothesis(
             mcnemar(outcome.only_before, outcome.only_after), mcnemar_least(outcome.discordant)
         ),
     }
