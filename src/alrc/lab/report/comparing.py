@@ -72,11 +72,6 @@ class Compared:
     result: Comparison
 
     @property
-    def counts(self) -> bool:
-        """Whether it is of the primary metric, about which there are verdicts."""
-        return not self.result.verdict == Verdict.exploratory or self.primary
-
-    @property
     def change(self) -> str:
         """For a table."""
         return self.told(self.result.change)
@@ -185,18 +180,18 @@ class Compared:
 def percent(share: float, sign: bool = True) -> str:
     number = 100 * (share if sign else abs(share))
     digits = 1 if abs(number) < 100 else 0
-    return f"{number:{'+' if sign else ''},.{digits}f} %"
+    return f"{number:{'+' if sign else ''},.{digits}f}\u00a0%"  # not parted at the end of a line
 
 
 def compared(study: Study) -> list[Compared]:
     """All arms against the baselines, by all measures; verdicts hold for the whole report."""
     found = []
     for setting in study.settings:
-        baseline = study.baseline(setting)
-        for measure in measures(study, setting) if baseline is not None else ():
-            for arm in study.arms_of(setting):
-                if arm != baseline and not study.of(setting, arm)[0].config["is_baseline"]:
-                    found.append((setting, arm, baseline, measure))
+        if (baseline := study.baseline(setting)) is None:
+            continue
+        arms = [a for a in study.arms_of(setting) if not study.of(setting, a)[0].is_baseline]
+        for measure in measures(study, setting):
+            found += [(setting, arm, baseline, measure) for arm in arms]
     families = [_pairs(study, *design) for design in found]
     primary = [
         i

@@ -72,7 +72,7 @@ class Curves:
 
     @cached_property
     def styles(self) -> dict[str, dict[str, Any]]:
-        plain = {run.arm for run in self.study.runs if run.config["is_baseline"]}
+        plain = {run.arm for run in self.study.runs if run.is_baseline}
         return styles(self.study.arms, plain)
 
     def whole(self, arm: str) -> list[Run]:
@@ -173,7 +173,11 @@ class Curves:
             plain = {run.seed: blocks(run, series) for run in self._with(self.baseline, series)}
             ratios: dict[str, Points] = {}
             for arm in self.arms:
-                pairs = [(plain[r.seed], blocks(r, series)) for r in self._with(arm, series) if r.seed in plain]
+                pairs = [
+                    (plain[r.seed], blocks(r, series))
+                    for r in self._with(arm, series)
+                    if r.seed in plain
+                ]
                 if arm != self.baseline and pairs:
                     values = [_relative(before[1], after[1]) for before, after in pairs]
                     ratios[arm] = pairs[0][0][0], np.array(values)
@@ -204,7 +208,11 @@ class Curves:
         arms = self.study.arms_of(self.setting)
         if not any(run.diverged for arm in arms for run in self.study.of(self.setting, arm)):
             return None
-        arms = [arm for arm in arms if arm in self.arms or len(self.whole(arm)) < len(self.study.of(self.setting, arm))]
+        arms = [
+            arm
+            for arm in arms
+            if arm in self.arms or len(self.whole(arm)) < len(self.study.of(self.setting, arm))
+        ]
         said = []
         with panel(self.label) as (figure, axes):
             for i, arm in enumerate(arms):
@@ -244,7 +252,10 @@ def _last(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Of each seed, the mean over the last tenth of the points."""
     tail = values[:, -max(values.shape[1] // 10, 1) :]
     tail = tail[:, np.isfinite(tail).any(axis=0)]
-    return np.nanmean(tail, axis=1) if tail.size else np.full(len(values), np.nan)
+    if not tail.size:
+        return np.full(len(values), np.nan)
+    means: NDArray[np.float64] = np.nanmean(tail, axis=1)
+    return means
 
 
 def _relative(before: NDArray[np.float64], after: NDArray[np.float64]) -> NDArray[np.float64]:

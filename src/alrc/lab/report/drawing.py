@@ -158,7 +158,9 @@ def fit_height(axes: Axes, values: NDArray[np.float64]) -> None:
         decades = np.log10(high / low)
         subs = (1, 2, 5) if decades < 2 else (1,)
         narrow = decades < 0.7
-        axes.yaxis.set_major_locator(MaxNLocator(5) if narrow else LogLocator(subs=subs, numticks=8))
+        axes.yaxis.set_major_locator(
+            MaxNLocator(5) if narrow else LogLocator(subs=subs, numticks=8)
+        )
         axes.yaxis.set_minor_locator(NullLocator())
         axes.yaxis.set_minor_formatter(NullFormatter())
     axes.yaxis.set_major_formatter(plain)

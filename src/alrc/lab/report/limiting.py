@@ -21,9 +21,7 @@ BEFORE, AFTER = ACCENT
 def limiting_arms(study: Study, setting: Setting) -> list[str]:
     """Those that change losses."""
     return [
-        arm
-        for arm in study.arms_of(setting)
-        if study.of(setting, arm)[0].config["losses_limited"]
+        arm for arm in study.arms_of(setting) if study.of(setting, arm)[0].config["losses_limited"]
     ]
 
 
@@ -62,9 +60,10 @@ def _over_steps(run: Run, name: str, title: str, file: str) -> Image:
         positive = positive[np.isfinite(positive)]
         if positive.size and positive.min() > 0:
             axes.set_yscale("log")
-        step = {"step": "mid", "linewidth": 0}
-        axes.fill_between(middles, least, left, color=AFTER, label="range after limiting", **step)
-        axes.fill_between(middles, left, most, color=BEFORE, label="cut off", **step)
+        axes.fill_between(
+            middles, least, left, color=AFTER, label="range after limiting", step="mid", lw=0
+        )
+        axes.fill_between(middles, left, most, color=BEFORE, label="cut off", step="mid", lw=0)
         limit = _limit(run, name, edges)
         if limit is not None and np.isfinite(limit).any():
             axes.plot(middles, limit, color=INK, linewidth=1.2, label="limit (median)")
@@ -79,7 +78,9 @@ def _cut(run: Run, name: str) -> str:
     loss = run.losses[name]
     count, limited, largest = loss["count"], loss["limited"], loss["largest"]
     share = f"{limited / count:.2%}".replace("%", " %") if count else "0 %"
-    kept = f"{loss['kept']:.1%}".replace("%", " %") if loss["kept"] is not None else "an unknown share"
+    kept = (
+        f"{loss['kept']:.1%}".replace("%", " %") if loss["kept"] is not None else "an unknown share"
+    )
     tail = f", which left {kept} of the sum of the losses" if limited else ""
     most = f"; the largest was {number(largest)}" if largest is not None else ""
     return f"{limited:,} of {count:,} losses {name} ({share}) were limited{tail}{most}."
@@ -130,7 +131,9 @@ def _histogram(runs: list[Run], name: str, title: str, file: str) -> Image:
         legend(axes)
     limited = sum(run.losses[name]["limited"] for run in runs)
     count = sum(run.losses[name]["count"] for run in runs)
-    largest, kept = (_largest([pair[side] for pair in (_pair(r, name) for r in runs)]) for side in (0, 1))
+    largest, kept = (
+        _largest([pair[side] for pair in (_pair(r, name) for r in runs)]) for side in (0, 1)
+    )
     alt = (
         f"{title}: of {count:,} losses {name} in {plural(len(runs), 'run')}, {limited:,} were "
         f"limited; the largest was {number(largest)} before and {number(kept)} after."

@@ -159,6 +159,8 @@ def _cell(cell: Cell | str) -> str:
 
 
 def _image(image: Image) -> str:
-    source = re.sub(r"[^\w./=-]", lambda m: "".join(f"%{b:02X}" for b in m[0].encode()), image.source)
+    source = re.sub(
+        r"[^\w./=-]", lambda m: "".join(f"%{b:02X}" for b in m[0].encode()), image.source
+    )
     caption = f"\n{image.caption}\n" if image.caption else ""
     return f"![{text(image.alt)}]({source}){caption}"

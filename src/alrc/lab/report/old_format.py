@@ -109,9 +109,7 @@ def _check(result: Mapping[str, Any], raw: NDArray[np.float32]) -> None:
     steps = max(len(raw) // 10, 1)
     mean = float(raw[-steps:].mean(dtype=np.float64))
     stored = result.get("final_error")
-    same = (
-        not math.isfinite(mean) if stored is None else math.isclose(mean, stored, rel_tol=1e-4)
-    )
+    same = not math.isfinite(mean) if stored is None else math.isclose(mean, stored, rel_tol=1e-4)
     if not same:
         raise ValueError(
             f"losses.npy ends with a mean of {mean:.6g} over {steps:,} steps, and result.json says "

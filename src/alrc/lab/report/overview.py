@@ -32,7 +32,9 @@ def forest(study: Study, comparisons: Sequence[Compared], index: int) -> Image:
             colour = COLOUR.get(c.cell.kind, "#0072B2")
             if c in shown and c.result.seeds:
                 dots = factor * np.array(c.result.relative)
-                axes.plot(dots, np.full(len(dots), row + 0.18), "o", color=colour, ms=3.5, alpha=0.6)
+                axes.plot(
+                    dots, np.full(len(dots), row + 0.18), "o", color=colour, ms=3.5, alpha=0.6
+                )
                 axes.plot(factor * c.result.change, row - 0.12, "D", color=colour, ms=5)
                 if c.result.interval is not None:
                     axes.plot(factor * np.array(c.result.interval), [row - 0.12] * 2, color=colour)
@@ -100,7 +102,11 @@ def rank_table(study: Study) -> Table | None:
     if len(ranked) < 2:
         return None
     rows = [
-        [code(arm), f"{rank:.2f}", str(sum(row[arm] == min(row.values()) for row in ranked.values()))]
+        [
+            code(arm),
+            f"{rank:.2f}",
+            str(sum(row[arm] == min(row.values()) for row in ranked.values())),
+        ]
         for arm, rank in average_ranks(ranked).items()
     ]
     caption = f"Average rank by the primary metric over {len(ranked)} settings; 1 is the best."
@@ -115,8 +121,8 @@ def profile(study: Study, styles: Mapping[str, dict[str, Any]]) -> Image | None:
         whole = {setting: row for setting, row in table.items() if row.keys() == arms}
         if allowed and whole:
             side = "lower" if better == "lower" else "higher"
-            for arm, found in performance_profile(whole, side).items():  # type: ignore[arg-type]
-                ratios.setdefault(arm, []).extend(found)
+            for arm, own in performance_profile(whole, side).items():  # type: ignore[arg-type]
+                ratios.setdefault(arm, []).extend(own)
     count = max(map(len, ratios.values()), default=0)
     if count < 2:
         return None

@@ -40,7 +40,7 @@ def page(title: str, blocks: Sequence[Block]) -> str:
         f"<title>{_plain(title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n"
         f"<header>\n<h1>{_inline(title)}</h1>\n"
         '<button type="button" id="theme" hidden>Dark</button>\n</header>\n'
-        f"<nav aria-label=\"Contents\">\n<details open>\n<summary>Contents</summary>\n<ul>\n"
+        f'<nav aria-label="Contents">\n<details open>\n<summary>Contents</summary>\n<ul>\n'
         f"{contents}</ul>\n</details>\n</nav>\n"
         f"<main>\n{''.join(_html(block, ids) for block in blocks)}</main>\n"
         f"<script>\n{script}</script>\n</body>\n</html>\n"
@@ -74,7 +74,7 @@ def _html(block: Block, ids: dict[int, str]) -> str:
 
 
 def _table(table: Table) -> str:
-    """In a box of its own, which scrolls if it is too narrow and can be reached with the Tab key."""
+    """In a box of its own, which scrolls if it is too narrow; the Tab key reaches it."""
     caption = html.escape(table.caption)
     filtered = " data-filter" if len(table.rows) >= FILTERED_FROM else ""
     header = "".join(

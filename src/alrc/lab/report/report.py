@@ -6,6 +6,7 @@ from pathlib import Path
 from alrc.lab.engine.files import written_whole
 from alrc.lab.report.comparing import Compared, compared, measures
 from alrc.lab.report.curves import ARMS, Curves
+from alrc.lab.report.findings import findings, legend_of_verdicts, lone_run
 from alrc.lab.report.limiting import ARMS as LIMITING_ARMS
 from alrc.lab.report.limiting import limiting_figures
 from alrc.lab.report.markup import (
@@ -14,7 +15,6 @@ from alrc.lab.report.markup import (
     Heading,
     Image,
     Paragraph,
-    Table,
     code,
     markdown,
     plural,
@@ -22,16 +22,10 @@ from alrc.lab.report.markup import (
 )
 from alrc.lab.report.overview import forest, profile, rank_table
 from alrc.lab.report.page import page
-from alrc.lab.report.results import Run, Setting, Study, read_study
-from alrc.lab.report.sections import (
-    comparison_table,
-    findings,
-    limiting_table,
-    lone_run,
-    values,
-    what_was_run,
-)
+from alrc.lab.report.reading import read_study
+from alrc.lab.report.results import Run, Setting, Study
 from alrc.lab.report.spreadsheets import comparisons_csv, runs_csv
+from alrc.lab.report.tables import comparison_table, limiting_table, values, what_was_run
 
 __all__ = ["write_report"]
 
@@ -107,16 +101,10 @@ def _forests(
     study: Study, comparisons: Sequence[Compared], drawn: Sequence[Setting]
 ) -> Iterator[Block]:
     by_setting = {s: [c for c in comparisons if c.setting == s] for s in drawn}
-    images = [
-        forest(study, found, i) for i, found in enumerate(by_setting.values(), 1) if found
-    ]
+    images = [forest(study, found, i) for i, found in enumerate(by_setting.values(), 1) if found]
     if images:
-        yield Heading("Paired differences", 3)
-        yield Paragraph(
-            "A dot is a pair of runs of one seed in which neither diverged; a diamond their mean, "
-            "with its 95 % interval, not corrected."
-        )
         yield Gallery(images)
+        yield legend_of_verdicts(any(c.primary for c in comparisons))
 
 
 def _across(study: Study, curves: Curves) -> Iterator[Block]:
@@ -128,8 +116,8 @@ def _across(study: Study, curves: Curves) -> Iterator[Block]:
         yield Paragraph("No two settings have finished runs of all arms, so there are no ranks.")
         return
     yield Paragraph(
-        "By the median of the primary metric over seeds, in which runs that diverged are the worst; "
-        "of settings that have runs of all arms. The profile shows in how many of them an arm is "
+        "By the median of the primary metric over seeds, in which runs that diverged are the "
+        "worst; of settings that have runs of all arms. The profile shows in how many of them an arm is "
         "within a factor of the best one, for metrics whose ratios mean something."
     )
     if table is not None:
@@ -192,7 +180,7 @@ def _limiting(study: Study, drawn: Sequence[Setting]) -> Iterator[Block]:
 
 
 def _pictures(study: Study, drawn: Sequence[Setting]) -> Iterator[Block]:
-    galleries = []
+    galleries: list[Block] = []
     for setting in drawn:
         firsts = [study.of(setting, arm)[0] for arm in study.arms_of(setting)[:PICTURED_ARMS]]
         if images := [image for run in firsts for image in _of_run(study, run)]:
@@ -223,4 +211,6 @@ def _of_run(study: Study, run: Run) -> Iterator[Image]:
                 f"{len(png):,} bytes. Remove result.json and finish the run again."
             )
         alt = f"{run.arm}, seed {run.seed}: {caption}"
-        yield Image(root + file, alt, png, caption=f"{code(run.arm)}, seed {run.seed}: {text(caption)}")
+        yield Image(
+            root + file, alt, png, caption=f"{code(run.arm)}, seed {run.seed}: {text(caption)}"
+        )

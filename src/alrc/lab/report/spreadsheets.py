@@ -11,8 +11,7 @@ from alrc.lab.report.results import Run, Study
 
 __all__ = ["comparisons_csv", "runs_csv"]
 
-LOSS = ("training_loss", "first_median", "last_median", "largest", "count", "limited")
-LOSS = (*LOSS, "nonfinite", "kept")
+LOSS = ("training_loss", "first_median", "last_median", "largest", "count", "limited", "nonfinite")
 
 
 def runs_csv(study: Study) -> str:
@@ -37,7 +36,7 @@ def _run(study: Study, run: Run) -> dict[str, Any]:
     for metric in run.metrics:
         row[f"metric.{metric.name}"] = run.result["metrics"].get(metric.name)
     for name, loss in run.losses.items():
-        row |= {f"loss.{name}.{key}": loss.get(key) for key in LOSS}
+        row |= {f"loss.{name}.{key}": loss.get(key) for key in (*LOSS, "kept")}
     for room in ("task_options", "arm_options", "training"):
         prefix = room.removesuffix("_options")
         row |= {f"{prefix}.{name}": value for name, value in run.config[room].items()}

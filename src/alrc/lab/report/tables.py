@@ -1,11 +1,10 @@
-"""The words and tables of a report, section by section; figures are in their own files."""
+"""Tables of a report: comparisons, values, what was limited, what was run."""
 
 import math
-from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from alrc import __version__
-from alrc.lab.report.comparing import Compared, measures
+from alrc.lab.report.comparing import Compared, Measure, measures
 from alrc.lab.report.limiting import limiting_arms
 from alrc.lab.report.markup import (
     Block,
@@ -16,108 +15,15 @@ from alrc.lab.report.markup import (
     Table,
     code,
     plural,
-    sentence,
     text,
 )
-from alrc.lab.report.results import Run, Setting, Study
+from alrc.lab.report.results import Run, Study
 from alrc.lab.report.statistics import mean
 
-__all__ = ["comparison_table", "findings", "limiting_table", "lone_run", "values", "what_was_run"]
+__all__ = ["comparison_table", "limiting_table", "values", "what_was_run"]
 
-FEW_ARMS = 3  # in a setting: each has a sentence of its own
-SENTENCES = 12  # settings that have one
 ROWS = 2000  # of a table in the page; more would make it slow
-
-
-def findings(study: Study, comparisons: Sequence[Compared]) -> Iterator[Block]:
-    """Which arm, by how much, how sure; and a matrix of all settings and arms."""
-    yield Heading("What the runs show")
-    if not comparisons:
-        yield Paragraph(_nothing_compared(study), lead=True)
-        return
-    by_setting = {s: [c for c in comparisons if c.setting == s] for s in study.settings}
-    by_setting = {setting: found for setting, found in by_setting.items() if found}
-    declared = [c for c in comparisons if c.primary]
-    if declared:
-        [c] = declared
-        yield Paragraph(
-            f"Declared primary comparison, in {code(study.labels[c.setting])}: {c.sentence}",
-            lead=True,
-        )
-    elif study.declared:
-        yield Paragraph(
-            "The primary comparison that study.toml declares has no finished runs yet.", lead=True
-        )
-    many = len(by_setting) > 1
-    yield Bullets(
-        [
-            (f"{code(study.labels[s])}: " if many else "") + " ".join(_sentences(found))
-            for s, found in list(by_setting.items())[:SENTENCES]
-        ],
-        lead=not many,
-    )
-    if len(by_setting) > SENTENCES:
-        yield Paragraph(
-            f"The other {plural(len(by_setting) - SENTENCES, 'setting')} are in the table."
-        )
-    yield _matrix(study, by_setting)
-    yield Paragraph(
-        "✓ better and ✗ worse are said only where it is shown: of all verdicts of this report "
-        "together at most 5 % of reports have a false one (Holm's correction"
-        f"{'; the primary comparison comes first' if declared else ''}). "
-        "? unclear: no difference that so many pairs could show. = identical: bit for bit. "
-        "† diverged: k of n runs; their pairs are in no difference, and are compared by how often "
-        "it happens. The change is that of the primary metric, averaged over pairs of a seed."
-    )
-
-
-def _nothing_compared(study: Study) -> str:
-    arms = ", ".join(map(code, study.arms))
-    return (
-        "Nothing can be compared: no setting has finished runs both of a baseline and of another "
-        f"arm. Arms: {arms}."
-    )
-
-
-def _sentences(comparisons: Sequence[Compared]) -> list[str]:
-    """One for each arm, or, if they are many, how many there are of a kind and the extremes."""
-    if len(comparisons) <= FEW_ARMS:
-        return [c.sentence for c in comparisons]
-    kinds = Counter(c.cell.kind for c in comparisons)
-    baseline = code(comparisons[0].baseline)
-    counts = ", ".join(
-        f"{kinds[kind]} {kind}"
-        for kind in ("better", "worse", "unclear", "identical", "diverged")
-        if kinds[kind]
-    )
-    words = [f"Of {len(comparisons)} arms, compared with {baseline}: {counts}."]
-    for kind in ("better", "worse"):
-        of_kind = [c for c in comparisons if c.cell.kind == kind]
-        if of_kind:
-            words.append(max(of_kind, key=lambda c: abs(_finite(c.result.change))).sentence)
-    return words
-
-
-def _finite(x: float) -> float:
-    return x if math.isfinite(x) else 0.0
-
-
-def _matrix(study: Study, by_setting: dict[Setting, list[Compared]]) -> Table:
-    arms = list(dict.fromkeys(c.arm for a in study.arms for f in by_setting.values() for c in f if c.arm == a))
-    baselines = list(dict.fromkeys(f[0].baseline for f in by_setting.values()))
-    rows = []
-    for setting, found in by_setting.items():
-        cells = {c.arm: c.cell for c in found}
-        metric = found[0].measure.metric
-        row = [code(study.labels[setting]), text(f"{metric.name}, {metric.better} is better")]
-        rows.append([*row, *(cells.get(arm, Cell("-")) for arm in arms)])
-    caption = f"Each arm compared with {' or '.join(baselines)}, by the primary metric."
-    return Table(
-        caption,
-        ["setting", "primary metric", *map(code, arms)],
-        rows[:ROWS],
-        textual=range(2 + len(arms)),
-    )
+NAMED = 12  # diverged runs that are told one by one above the table
 
 
 def comparison_table(study: Study, comparisons: Sequence[Compared]) -> Iterator[Block]:
@@ -192,10 +98,7 @@ def values(study: Study) -> Iterator[Block]:
         yield Paragraph(_rest(len(rows), "values", "runs.csv"))
 
 
-def _mean(measure: "object", runs: Sequence[Run]) -> list[Cell | str]:
-    from alrc.lab.report.comparing import Measure
-
-    assert isinstance(measure, Measure)
+def _mean(measure: Measure, runs: Sequence[Run]) -> list[Cell | str]:
     m = mean(math.nan if run.diverged else measure.of(run) for run in runs)
     words = "-"
     if m.count:
@@ -242,24 +145,6 @@ def limiting_table(study: Study) -> Iterator[Block]:
     yield Table("What was limited.", header, rows[:ROWS], textual=(0, 1, 2))
 
 
-def lone_run(study: Study) -> Iterator[Block]:
-    """What a run's folder on its own shows."""
-    [run] = study.runs
-    yield Heading("What the run shows")
-    numbers = [f"{text(m.name)} {m.value(m.of(run))}" for m in measures(study, run.setting)]
-    limited = ""
-    if run.config["losses_limited"]:
-        count = sum(loss["count"] for loss in run.losses.values())
-        limited = f" {run.limited:,} of {count:,} losses were limited."
-    outcome = f"It **diverged**: {text(run.diverged)}." if run.diverged else "It did not diverge."
-    yield Paragraph(
-        f"This is one run: {code(run.config['task'])} with {code(run.arm)}, seed {run.seed}, "
-        f"{plural(run.steps, 'step')}. {outcome} At the end: {'; '.join(numbers)}.{limited} A "
-        "single run is compared with nothing.",
-        lead=True,
-    )
-
-
 def what_was_run(study: Study) -> Iterator[Block]:
     yield Heading("What was run")
     lost = [run for run in study.runs if run.diverged]
@@ -279,7 +164,7 @@ def what_was_run(study: Study) -> Iterator[Block]:
         f"the last tenth of the steps is more than {limit} times that over the first tenth."
     )
     if lost:
-        shown = [f"{code(run.name)} ({text(run.diverged)})" for run in lost[:SENTENCES]]
+        shown = [f"{code(run.name)} ({text(run.diverged)})" for run in lost[:NAMED]]
         more = f", and {len(lost) - len(shown):,} more" if len(lost) > len(shown) else ""
         yield Paragraph(f"Diverged: {', '.join(shown)}{more}.")
     yield Paragraph("The same in all finished runs:" if not study.single else "It is fixed by:")
