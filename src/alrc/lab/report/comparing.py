@@ -28,7 +28,11 @@ class Measure:
 
     @property
     def name(self) -> str:
-        return f"training loss {self.metric.name}" if self.is_loss else self.metric.name
+        if not self.is_loss:
+            return self.metric.name
+        return (
+            "training loss" if self.metric.name == "loss" else f"training loss {self.metric.name}"
+        )
 
     def of(self, run: Run) -> float:
         name = self.metric.name
@@ -179,6 +183,8 @@ class Compared:
 
 def percent(share: float, sign: bool = True) -> str:
     number = 100 * (share if sign else abs(share))
+    if 0 < abs(number) < 0.05:
+        return f"{number:{'+' if sign else ''}.2g}\u00a0%"
     digits = 1 if abs(number) < 100 else 0
     return f"{number:{'+' if sign else ''},.{digits}f}\u00a0%"  # not parted at the end of a line
 

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from alrc.lab.api import Metric
+from alrc.lab.report.across import survival
 from alrc.lab.report.drawing import (
     INK,
     blocks,
@@ -22,7 +23,7 @@ from alrc.lab.report.drawing import (
     scale,
     styles,
 )
-from alrc.lab.report.markup import Image, plural, sentence
+from alrc.lab.report.markup import Image, plural
 from alrc.lab.report.results import Run, Setting, Study
 
 __all__ = ["ARMS", "Curves", "labelled"]
@@ -133,8 +134,7 @@ class Curves:
             axes.set(xlabel="training step", ylabel=label)
             fit_height(axes, np.concatenate(late))
             legend(axes)
-        ends = {arm: float(np.nanmedian(_last(values))) for arm, (_, values) in points.items()}
-        ends = {arm: end for arm, end in ends.items() if np.isfinite(end)}
+        ends = _ends(points)
         said = ", ".join(f"{number(end)} with {arm}" for arm, end in ends.items())
         alt = f"{self.label}: at the end, {label} is {said} (median over seeds)"
         if len(ends) > 1:
@@ -195,8 +195,7 @@ class Curves:
             axes.set(xlabel="training step", ylabel=f"{name}: difference to {self.baseline} (%)")
             fit_height(axes, np.concatenate([*late, [0.0]]))
             legend(axes)
-        ends = {arm: float(np.nanmedian(_last(values))) for arm, (_, values) in ratios.items()}
-        said = ", ".join(f"{_percent(end)} with {arm}" for arm, end in ends.items())
+        said = ", ".join(f"{_percent(end)} with {arm}" for arm, end in _ends(ratios).items())
         alt = (
             f"{self.label}: over the last tenth of the steps, {name} is, compared with "
             f"{self.baseline}, {said} (median over pairs of a seed).{self._not_drawn()}"
@@ -208,23 +207,20 @@ class Curves:
         arms = self.study.arms_of(self.setting)
         if not any(run.diverged for arm in arms for run in self.study.of(self.setting, arm)):
             return None
-        arms = [
-            arm
-            for arm in arms
-            if arm in self.arms or len(self.whole(arm)) < len(self.study.of(self.setting, arm))
-        ]
+        arms = [arm for arm in arms if arm in self.arms or self._counted(arm) != arm]
         said = []
         with panel(self.label) as (figure, axes):
             for i, arm in enumerate(arms):
                 runs = self.study.of(self.setting, arm)
-                ends = sorted(_end(run) for run in runs if run.diverged)
-                steps = [1, *ends, runs[0].steps]
-                left = [100 * (1 - k / len(runs)) for k in range(len(ends) + 1)]
+                stairs = survival(
+                    (_end(run) if run.diverged else None for run in runs), runs[0].steps
+                )
+                steps, shares = np.array(stairs).T
                 style = {k: v for k, v in self.styles[arm].items() if k != "marker"}
                 # A little apart, so that lines on one another are all seen.
-                drawn = np.array([*left, left[-1]]) - 0.6 * i
+                drawn = 100 * shares - 0.5 * i
                 axes.step(steps, drawn, where="post", label=arm, linewidth=1.6, **style)
-                said.append(f"{len(runs) - len(ends)} of {plural(len(runs), 'run')} of {arm}")
+                said.append(f"{len(self.whole(arm))} of {plural(len(runs), 'run')} of {arm}")
             axes.set(xlabel="training step", ylabel="runs not yet diverged (%)")
             fit_height(axes, np.array([0.0, 100.0]))
             legend(axes)
@@ -248,14 +244,19 @@ def _common_steps(steps: list[NDArray[np.float64]]) -> NDArray[np.float64]:
     return common
 
 
+def _ends(points: dict[str, Points]) -> dict[str, float]:
+    """The median over the seeds of where each curve ends."""
+    lasts = {arm: _last(values) for arm, (_, values) in points.items()}
+    lasts = {arm: last[np.isfinite(last)] for arm, last in lasts.items()}
+    return {arm: float(np.median(last)) for arm, last in lasts.items() if last.size}
+
+
 def _last(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Of each seed, the mean over the last tenth of the points."""
     tail = values[:, -max(values.shape[1] // 10, 1) :]
-    tail = tail[:, np.isfinite(tail).any(axis=0)]
-    if not tail.size:
-        return np.full(len(values), np.nan)
-    means: NDArray[np.float64] = np.nanmean(tail, axis=1)
-    return means
+    counts = np.isfinite(tail).sum(axis=1)
+    sums = np.where(np.isfinite(tail), tail, 0).sum(axis=1)
+    return np.divide(sums, counts, out=np.full(len(values), np.nan), where=counts > 0)
 
 
 def _relative(before: NDArray[np.float64], after: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -10,6 +10,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 from numpy.typing import NDArray
@@ -27,6 +28,7 @@ __all__ = [
     "legend",
     "number",
     "panel",
+    "plain_numbers",
     "scale",
     "styles",
 ]
@@ -46,7 +48,6 @@ STYLE = {
     **dict.fromkeys(("axes.facecolor", "legend.facecolor"), "none"),
     "axes.spines.right": False,
     "axes.spines.top": False,
-    "axes.titlesize": 9,
     "font.size": 9,
     "legend.fontsize": 8,
     "legend.frameon": False,
@@ -54,7 +55,7 @@ STYLE = {
     "svg.fonttype": "none",  # words are text in the page too
     "text.parse_math": False,  # a name with dollar signs is a name
 }
-WIDTH, HEIGHT = 4.4, 3.0  # inches; as wide as a phone when a letter of the text is one of the page
+WIDTH, HEIGHT, LINE = 4.4, 2.6, 0.17  # inches: as wide as a phone; of axes; of a legend's line
 
 
 @contextmanager
@@ -63,7 +64,8 @@ def panel(title: str, height: float = HEIGHT) -> Iterator[tuple[Figure, Axes]]:
     with matplotlib.rc_context(STYLE):  # type: ignore[arg-type]
         figure = Figure(figsize=(WIDTH, height), layout="constrained")
         axes = figure.add_subplot()
-        axes.set_title("\n".join(textwrap.wrap(title, 52)), loc="left")
+        words = "\n".join(textwrap.wrap(title, 60))
+        figure.suptitle(words, x=0.01, horizontalalignment="left", fontsize=9)
         yield figure, axes
 
 
@@ -142,38 +144,39 @@ def scale(axes: Axes, values: NDArray[np.float64]) -> None:
 def fit_height(axes: Axes, values: NDArray[np.float64]) -> None:
     """Shows these values, whatever else is drawn; numbers as they are spoken."""
     finite = values[np.isfinite(values)]
-    log = axes.get_yscale() == "log"
     if finite.size:
         low, high = float(finite.min()), float(finite.max())
-        if log:
+        if axes.get_yscale() == "log":
             axes.set_ylim(low / 1.1, high * 1.1)
         else:
             room = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
             axes.set_ylim(low - room, high + room)
-    plain = FuncFormatter(lambda x, _: f"{x:,g}")
-    axes.xaxis.set_major_formatter(plain)
-    axes.xaxis.set_major_locator(MaxNLocator(5))
-    low, high = axes.get_ylim()
-    if log:
-        decades = np.log10(high / low)
-        subs = (1, 2, 5) if decades < 2 else (1,)
-        narrow = decades < 0.7
-        axes.yaxis.set_major_locator(
-            MaxNLocator(5) if narrow else LogLocator(subs=subs, numticks=8)
-        )
-        axes.yaxis.set_minor_locator(NullLocator())
-        axes.yaxis.set_minor_formatter(NullFormatter())
-    axes.yaxis.set_major_formatter(plain)
+    plain_numbers(axes.xaxis, axes.yaxis)
+
+
+def plain_numbers(*both: Axis) -> None:
+    """0.5 and 20,000, and some of them on short logarithmic axes too."""
+    for axis in both:
+        axis.set_major_locator(MaxNLocator(5))
+        if axis.get_scale() == "log":
+            low, high = axis.get_view_interval()
+            decades = np.log10(high / low)
+            if decades >= 0.7:
+                subs = (1, 2, 5) if decades < 2 else (1,)
+                axis.set_major_locator(LogLocator(subs=subs, numticks=7))
+            axis.set_minor_locator(NullLocator())
+        axis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.6g}"))
+        axis.set_minor_formatter(NullFormatter())
 
 
 def legend(axes: Axes) -> None:
-    """Beneath the axes, in two columns where the names are short."""
+    """Beneath the axes, in two columns where the names are short; the figure grows by it."""
     handles, labels = axes.get_legend_handles_labels()
+    figure = axes.get_figure()
+    assert isinstance(figure, Figure)
     if handles:
-        short = max(map(len, labels)) <= 24
-        axes.get_figure().legend(  # type: ignore[union-attr]
-            handles,
-            ["\n".join(textwrap.wrap(label, 56)) for label in labels],
-            loc="outside lower left",
-            ncols=2 if short else 1,
-        )
+        columns = 2 if max(map(len, labels)) <= 24 else 1
+        labels = ["\n".join(textwrap.wrap(label, 56)) for label in labels]
+        figure.legend(handles, labels, loc="outside lower left", ncols=columns)
+        lines = sum(1 + label.count("\n") for label in labels) / columns
+        figure.set_figheight(figure.get_figheight() + LINE * np.ceil(lines))

@@ -1,11 +1,22 @@
 """Figures of what was limited: losses before and after, the limit over the steps, histograms."""
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
-from alrc.lab.report.drawing import ACCENT, BLOCKS, INK, fit_height, image, legend, number, panel
+from alrc.lab.report.drawing import (
+    ACCENT,
+    BLOCKS,
+    INK,
+    fit_height,
+    image,
+    legend,
+    number,
+    panel,
+    plain_numbers,
+)
 from alrc.lab.report.markup import Image, plural
 from alrc.lab.report.results import Run, Setting, Study
 
@@ -67,6 +78,8 @@ def _over_steps(run: Run, name: str, title: str, file: str) -> Image:
         limit = _limit(run, name, edges)
         if limit is not None and np.isfinite(limit).any():
             axes.plot(middles, limit, color=INK, linewidth=1.2, label="limit (median)")
+            near = limit[limit < 10 * positive.max(initial=0)]  # one far above all is not shown
+            positive = np.concatenate([positive, near])
         axes.set(xlabel="training step", ylabel=name)
         fit_height(axes, positive)
         legend(axes)
@@ -103,7 +116,7 @@ def _limit(run: Run, name: str, edges: NDArray[np.int64]) -> NDArray[np.float64]
     limit = run.series(f"{name}.limit")
     flat = np.where(np.isfinite(limit), limit, np.nan).reshape(len(limit), -1)
     found = np.full(len(edges) - 1, np.nan)
-    for block, (first, end) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
+    for block, (first, end) in enumerate(pairwise(edges)):
         values = flat[first:end]
         if np.isfinite(values).any():
             found[block] = np.nanmedian(values)
@@ -128,6 +141,7 @@ def _histogram(runs: list[Run], name: str, title: str, file: str) -> Image:
         ):
             axes.stairs(counts, edges, fill=True, color=colour, label=label)
         axes.set_ylim(0.5, 2 * max(before.max(), after.max(), 1))
+        plain_numbers(axes.xaxis, axes.yaxis)
         legend(axes)
     limited = sum(run.losses[name]["limited"] for run in runs)
     count = sum(run.losses[name]["count"] for run in runs)

@@ -37,8 +37,8 @@ def convert(
         raise ValueError(f"held_out.npy has shape {held_out.shape}")
     losses, diverged = _summary(series["loss.raw"], series["loss.limited"])
     _check(result, series["loss.raw"])
-    sqrt = " after the square root of those from 50 on" if old["sqrt_step"] else ""
-    metric = f"held-out error{sqrt}"
+    # What was stored is after the step, so that it is not to be compared with one that is not.
+    metric = ERROR + (", with sqrt step" if old["sqrt_step"] else "")
     task = {"power": old["power"], "width": old["width"]}
     spelt = [old["task"], *(f"{name}={value}" for name, value in task.items())]
     config = {

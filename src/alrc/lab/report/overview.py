@@ -1,6 +1,7 @@
 """Figures of all settings: paired differences, ranks and performance profiles."""
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -8,7 +9,7 @@ import numpy as np
 
 from alrc.lab.report.across import average_ranks, performance_profile, ranks, typical
 from alrc.lab.report.comparing import Compared
-from alrc.lab.report.drawing import INK, fit_height, image, legend, panel
+from alrc.lab.report.drawing import INK, fit_height, image, legend, panel, plain_numbers
 from alrc.lab.report.markup import Image, Table, code
 from alrc.lab.report.results import Study
 
@@ -26,7 +27,7 @@ def forest(study: Study, comparisons: Sequence[Compared], index: int) -> Image:
     shown = absolute or list(comparisons)
     unit = (metric.unit or "its own unit") if absolute else "%"
     factor = 1 if absolute else 100
-    with panel(label, height=1.3 + 0.32 * len(comparisons)) as (figure, axes):
+    with panel(label, height=1.2 + 0.36 * len(comparisons)) as (figure, axes):
         axes.axvline(0, color=INK, linewidth=1)
         for row, c in enumerate(comparisons):
             colour = COLOUR.get(c.cell.kind, "#0072B2")
@@ -38,30 +39,25 @@ def forest(study: Study, comparisons: Sequence[Compared], index: int) -> Image:
                 axes.plot(factor * c.result.change, row - 0.12, "D", color=colour, ms=5)
                 if c.result.interval is not None:
                     axes.plot(factor * np.array(c.result.interval), [row - 0.12] * 2, color=colour)
-            lost, runs = c.diverged
-            if lost:
-                axes.annotate(
-                    f"† {lost} of {runs} diverged",
-                    (1, row),
-                    xycoords=("axes fraction", "data"),
-                    ha="right",
-                    va="center",
-                    fontsize=8,
-                )
-        axes.set_yticks(range(len(comparisons)), [_short(c.arm) for c in comparisons])
+        axes.set_yticks(range(len(comparisons)), [_short(c) for c in comparisons])
         axes.set_ylim(len(comparisons) - 0.5, -0.5)
         axes.tick_params(axis="y", length=0)
         side = "left" if metric.better == "lower" else "right"
-        axes.set_xlabel(
-            f"{metric.name}: difference to {first.baseline} ({unit}),\n{side} of 0 is better"
-        )
+        words = f"{metric.name}: difference to {first.baseline} ({unit}), {side} of 0 is better"
+        axes.set_xlabel("\n".join(textwrap.wrap(words, 44)))
         axes.margins(x=0.08)
+        if not any(any(c.result.relative) for c in shown):  # nothing but zeros
+            axes.set_xlim(-1, 1)
+        plain_numbers(axes.xaxis)
     alt = " ".join(_plain(c) for c in comparisons)
     return image(figure, f"setting{index}-forest", f"{label}. {alt}")
 
 
-def _short(arm: str) -> str:
-    return arm if len(arm) <= 28 else f"{arm[:27]}…"
+def _short(c: Compared) -> str:
+    """The arm, in a line, and how often it diverged, in another."""
+    lost, runs = c.diverged
+    arm = c.arm if len(c.arm) <= 28 else f"{c.arm[:27]}…"
+    return f"{arm}\n† {lost} of {runs} diverged" if lost else arm
 
 
 def _plain(c: Compared) -> str:
@@ -129,7 +125,7 @@ def profile(study: Study, styles: Mapping[str, dict[str, Any]]) -> Image | None:
     finite = [x for found in ratios.values() for x in found if math.isfinite(x)]
     most = max([*finite, 1.1]) * 1.05
     title = f"Primary metric, {count} settings"
-    with panel(title, height=2.6 + 0.11 * len(ratios)) as (figure, axes):
+    with panel(title) as (figure, axes):
         for arm, found in ratios.items():
             steps = sorted(x for x in found if math.isfinite(x))
             shares = [100 * k / count for k in range(len(steps) + 1)]

@@ -60,7 +60,10 @@ def read_study(folder: Path) -> Study:
             f"results; none of its {len(names):,} has a result.json. Let one of them finish."
         )
     runs = [_read(root / name) for name in finished]
-    keys = {run: (natural(run.config["task"]), _sortable(run), natural(run.arm)) for run in runs}
+    keys = {
+        run: (natural(run.config["task"]), _sortable(run), not run.is_baseline, natural(run.arm))
+        for run in runs
+    }
     runs.sort(key=lambda run: (*keys[run], run.seed, run.name))
     unfinished = [name for name in others if name not in failed]
     study = Study(folder, runs, failed, unfinished, declared=_declared(folder))

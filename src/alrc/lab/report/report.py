@@ -117,8 +117,8 @@ def _across(study: Study, curves: Curves) -> Iterator[Block]:
         return
     yield Paragraph(
         "By the median of the primary metric over seeds, in which runs that diverged are the "
-        "worst; of settings that have runs of all arms. The profile shows in how many of them an arm is "
-        "within a factor of the best one, for metrics whose ratios mean something."
+        "worst; of settings that have runs of all arms. The profile shows in how many of them an "
+        "arm is within a factor of the best one, for metrics whose ratios mean something."
     )
     if table is not None:
         yield table
