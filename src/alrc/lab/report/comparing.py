@@ -95,19 +95,17 @@ class Compared:
     def cell(self) -> Cell:
         """For the matrix: the verdict by sign, word and colour."""
         kind, words = self._judged()
-        lost, runs = self.diverged
-        if 0 < lost < runs and kind != "diverged":
-            words += f"; † diverged {lost} of {runs}"
         return Cell(words, self.result.change if math.isfinite(self.result.change) else None, kind)
 
     def _judged(self) -> tuple[str, str]:
         r, (lost, runs) = self.result, self.diverged
         if lost == runs:
             return "diverged", f"† diverged {lost} of {runs}"
+        also = f"; † diverged {lost} of {runs}" if lost else ""
         if r.verdict is Verdict.better:
-            return "better", f"✓ better {self.change}"
+            return "better", f"✓ better {self.change}{also}"
         if r.verdict is Verdict.worse:
-            return "worse", f"✗ worse {self.change}"
+            return "worse", f"✗ worse {self.change}{also}"
         if r.divergence is Verdict.worse:
             return "worse", f"✗ diverges more often: {lost} of {runs}"
         if r.divergence is Verdict.better:

@@ -135,11 +135,15 @@ class Curves:
             fit_height(axes, np.concatenate(late))
             legend(axes)
         ends = _ends(points)
-        said = ", ".join(f"{number(end)} with {arm}" for arm, end in ends.items())
+        said = ", ".join(f"{number(end)} with {self._counted(arm)}" for arm, end in ends.items())
         alt = f"{self.label}: at the end, {label} is {said} (median over seeds)"
         if len(ends) > 1:
             best = (min if better == "lower" else max)(ends, key=lambda arm: ends[arm])
-            alt += f"; {better}est with {best}" if len(set(ends.values())) > 1 else "; all alike"
+            alt += (
+                f"; {'lowest' if better == 'lower' else 'highest'} with {best}"
+                if len(set(ends.values())) > 1
+                else "; all alike"
+            )
         return image(figure, f"setting{self.number}-{file}", f"{alt}.{self._not_drawn()}")
 
     def _draw(
@@ -256,12 +260,16 @@ def _last(values: NDArray[np.float64]) -> NDArray[np.float64]:
     tail = values[:, -max(values.shape[1] // 10, 1) :]
     counts = np.isfinite(tail).sum(axis=1)
     sums = np.where(np.isfinite(tail), tail, 0).sum(axis=1)
-    return np.divide(sums, counts, out=np.full(len(values), np.nan), where=counts > 0)
+    means: NDArray[np.float64] = np.full(len(values), np.nan)
+    np.divide(sums, counts, out=means, where=counts > 0)
+    return means
 
 
 def _relative(before: NDArray[np.float64], after: NDArray[np.float64]) -> NDArray[np.float64]:
     """Change as a share of what it was; NaN where that is not above 0."""
-    return np.divide(after - before, before, out=np.full(len(before), np.nan), where=before > 0)
+    shares: NDArray[np.float64] = np.full(len(before), np.nan)
+    np.divide(after - before, before, out=shares, where=before > 0)
+    return shares
 
 
 def _percent(share: float) -> str:

@@ -74,6 +74,7 @@ def image(figure: Figure, name: str, alt: str) -> Image:
     with matplotlib.rc_context(STYLE | {"svg.hashsalt": name}):  # type: ignore[arg-type]
         png, svg = io.BytesIO(), io.StringIO()
         figure.savefig(png, format="png", dpi=150, facecolor="white", metadata={"Software": None})
+        figure.set_layout_engine("none")  # what it found stays
         figure.savefig(svg, format="svg", transparent=True, metadata={"Date": None})
     return Image(f"figures/{name}.png", alt, png.getvalue(), _inline(svg.getvalue(), name))
 

@@ -113,7 +113,7 @@ def _matrix(study: Study, by_setting: dict[Setting, list[Compared]]) -> Table:
     for setting, found in list(by_setting.items())[:ROWS]:
         cells = {c.arm: c.cell for c in found}
         metric = found[0].measure.metric
-        label = f"{metric.name}, {metric.better} is better"
+        label = f"{metric.name}; {metric.better} is better"
         row = [cells.get(arm, Cell("-")) for arm in arms]
         rows.append([code(study.labels[setting]), text(label), *row])
     caption = f"Each arm compared with {' or '.join(baselines)}, by the primary metric."

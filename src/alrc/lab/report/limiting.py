@@ -22,7 +22,7 @@ from alrc.lab.report.results import Run, Setting, Study
 
 __all__ = ["ARMS", "limiting_arms", "limiting_figures"]
 
-ARMS = 3  # in one setting; the table has them all
+ARMS = 2  # in one setting; the table has them all
 BINS_PER_DECADE = 20
 BASE = 10 ** (1 / BINS_PER_DECADE)
 LOWEST, HIGHEST = -46 * BINS_PER_DECADE, 39 * BINS_PER_DECADE  # bins that hold any float32

@@ -38,7 +38,7 @@ def convert(
     losses, diverged = _summary(series["loss.raw"], series["loss.limited"])
     _check(result, series["loss.raw"])
     # What was stored is after the step, so that it is not to be compared with one that is not.
-    metric = ERROR + (", with sqrt step" if old["sqrt_step"] else "")
+    metric = ERROR + (" (sqrt step)" if old["sqrt_step"] else "")
     task = {"power": old["power"], "width": old["width"]}
     spelt = [old["task"], *(f"{name}={value}" for name, value in task.items())]
     config = {

@@ -210,7 +210,7 @@ def _of_run(study: Study, run: Run) -> Iterator[Image]:
                 f"{path} must be a PNG file of at most 4 MiB, because result.json lists it; it has "
                 f"{len(png):,} bytes. Remove result.json and finish the run again."
             )
-        alt = f"{run.arm}, seed {run.seed}: {caption}"
+        alt = f"{study.labels[run.setting]}, {run.arm}, seed {run.seed}: {caption}"
         yield Image(
             root + file, alt, png, caption=f"{code(run.arm)}, seed {run.seed}: {text(caption)}"
         )

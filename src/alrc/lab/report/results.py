@@ -206,7 +206,7 @@ class Study:
         return next((a for a in arms if self.of(setting, a)[0].is_baseline), None)
 
     def metrics(self, setting: Setting) -> list[Metric]:
-        return next(run.metrics for run in self.runs if run.setting == setting)
+        return self.of(setting, self.arms_of(setting)[0])[0].metrics
 
     def losses(self, setting: Setting) -> list[str]:
         """Names of the losses."""

@@ -72,7 +72,7 @@ def _comparison_row(study: Study, c: Compared) -> list[Cell | str]:
         str(r.wins),
         str(r.ties),
         str(r.losses),
-        "-" if exploratory else c.told(r.detectable),
+        "-" if exploratory else c.told(r.detectable, sign=False),
         "-" if r.seeds_needed is None or exploratory else f"{r.seeds_needed:,}",
         f"{both}, {before}, {after}",
         str(r.unpaired),
