@@ -5,7 +5,7 @@ import json
 import math
 import struct
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 STEPS = 200
 ERROR = {"name": "held-out error", "unit": "", "better": "lower"}
+NAN = "loss is NaN from step 101 on"
 PSNR = {"name": "PSNR", "unit": "dB", "better": "higher"}
 
 
@@ -117,6 +118,32 @@ def _options(spelt: str) -> dict[str, float]:
     """Those that ``NAME key=value ...`` gives."""
     pairs = (word.split("=") for word in spelt.split()[1:])
     return {key: float(value) for key, value in pairs}
+
+
+def write_pairs(
+    study: Path,
+    values: Mapping[str, Callable[[int], float]],
+    seeds: int = 6,
+    metric: Mapping[str, str] = ERROR,
+    **options: Any,
+) -> None:
+    """A run for each arm and seed, whose metric is a function of the seed; NaN is diverged."""
+    for arm, value in values.items():
+        for seed in range(seeds):
+            lost = math.isnan(value(seed))
+            write_run(
+                study,
+                arm,
+                seed,
+                metrics={metric["name"]: value(seed)},
+                listed=[metric],
+                losses={"loss": exploding(seed, 101)}
+                if lost
+                else {"loss": falling(seed, scale=1 + len(arm) / 100)},
+                limit=None if arm in ("off", "clip") else 4.0,
+                diverged=NAN if lost else None,
+                **options,
+            )
 
 
 def falling(

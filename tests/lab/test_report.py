@@ -2,19 +2,18 @@
 
 import csv
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from fabricated_studies import ERROR, PSNR, exploding, falling, png, write_run
+from fabricated_studies import NAN, PSNR, falling, png, write_pairs, write_run
 from matplotlib.figure import Figure
 
 from alrc.lab.report.report import write_report
 
 WOBBLE = (0.01, -0.02, 0.03, -0.015, 0.025, 0.0)
-NAN = "loss is NaN from step 101 on"
 
 
 @pytest.fixture(autouse=True)
@@ -25,35 +24,6 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
         file.write(png(0) if format == "png" else '<svg viewBox="0 0 1 1"></svg>')
 
     monkeypatch.setattr(Figure, "savefig", savefig)
-
-
-def write_pairs(
-    study: Path,
-    values: Mapping[str, Callable[[int], float]],
-    seeds: int = 6,
-    metric: Mapping[str, str] = ERROR,
-    **options: Any,
-) -> None:
-    """A run for each arm and seed, whose metric is a function of the seed; NaN is diverged."""
-    for arm, value in values.items():
-        for seed in range(seeds):
-            lost = math.isnan(value(seed))
-            write_run(
-                study,
-                arm,
-                seed,
-                metrics={metric["name"]: value(seed)},
-                listed=[metric],
-                losses={"loss": exploding(seed, 101)} if lost else {"loss": own(arm, seed)},
-                limit=None if arm in ("off", "clip") else 4.0,
-                diverged=NAN if lost else None,
-                **options,
-            )
-
-
-def own(arm: str, seed: int) -> Any:
-    """Losses that are not those of another arm."""
-    return falling(seed, scale=1 + len(arm) / 100)
 
 
 def off(seed: int) -> float:

@@ -127,12 +127,18 @@ def _read(path: Path) -> Run:
                 f"{config['training'].get('steps')!r}"
             )
         _check_sizes(path, result["series"])
-    except (ValueError, TypeError, KeyError, AttributeError, EOFError, FileNotFoundError) as fault:
-        raise ValueError(
-            f"{path} must hold a whole run, because it has a result.json; but: {fault}. Remove "
-            "result.json and finish the run again, or remove the folder."
-        ) from None
+    except FileNotFoundError as error:
+        raise _not_whole(path, f"{Path(error.filename).relative_to(path)} is missing") from None
+    except (ValueError, TypeError, KeyError, AttributeError, EOFError) as fault:
+        raise _not_whole(path, str(fault)) from None
     return Run(path, config, result)
+
+
+def _not_whole(path: Path, fault: str) -> ValueError:
+    return ValueError(
+        f"{path} must hold a whole run, because it has a result.json; but: {fault}. Remove "
+        "result.json and finish the run again, or remove the folder."
+    )
 
 
 def _json(path: Path) -> dict[str, Any]:
