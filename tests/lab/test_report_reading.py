@@ -52,6 +52,23 @@ def markdown(folder: Path) -> str:
     return (folder / "report.md").read_text(encoding="utf-8").replace("\u00a0", " ")
 
 
+def test_runs_are_listed_without_opening_a_series(
+    study: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*given: object, **options: object) -> None:
+        raise AssertionError("a series was opened")
+
+    monkeypatch.setattr(np, "load", refuse)
+    monkeypatch.setattr(Path, "open", refuse)
+    read = read_study(study)
+    assert [(run.arm, run.seed, run.limited > 0) for run in read.runs] == [
+        ("off", 0, False),
+        ("off", 1, False),
+        ("alrc", 0, True),
+        ("alrc", 1, True),
+    ]
+
+
 def test_failed_and_unfinished_runs_are_named(study: Path) -> None:
     for name in ("off-1", "alrc-1"):
         (study / "runs" / name / "result.json").unlink()
