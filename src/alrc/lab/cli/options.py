@@ -1,46 +1,49 @@
-"""Options that several commands share, worded once."""
+"""Options of the command line that are made from those of tasks and training, and refusals."""
 
-from enum import StrEnum
-from pathlib import Path
-from typing import Annotated, NoReturn
+import dataclasses
+import inspect
+import typing
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
+if TYPE_CHECKING:
+    from alrc.lab.api import Options
 
-class Error(StrEnum):
-    squared = "squared"
-    quartic = "quartic"
+__all__ = ["fail", "parameters"]
 
-
-class Optimizer(StrEnum):
-    adam = "adam"
-    sgd = "sgd"
+SIMPLE = (int, float, str, bool)
 
 
-POWERS = {Error.squared: 2, Error.quartic: 4}
-TITLES = {Optimizer.adam: "Adam", Optimizer.sgd: "SGD"}
+def parameters(
+    cls: "type[Options]", panel: str, defaults: Mapping[str, Any]
+) -> Iterator[inspect.Parameter]:
+    """An option for each field of a class, with its help; ``defaults`` stand for its own."""
+    hints = typing.get_type_hints(cls)
+    for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+        default = defaults.get(field.name, field.default)
+        option = typer.Option(
+            help=cls.helps()[field.name],
+            rich_help_panel=panel,
+            show_default=default is not None,
+        )
+        yield inspect.Parameter(
+            field.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=... if default is dataclasses.MISSING else default,
+            annotation=Annotated[_type(hints[field.name]), option],
+        )
 
 
-Iterations = Annotated[int, typer.Option(help="Training steps of each run, >= 10.")]
-Seed = Annotated[int, typer.Option(help="Fixes initial weights and data, >= 0.")]
-ErrorPower = Annotated[
-    Error, typer.Option(help="Error to train with: 25 mean(difference^p), p = 2 or 4.")
-]
-BatchSize = Annotated[int, typer.Option(help="Images per training step, >= 1.")]
-LearningRate = Annotated[
-    float, typer.Option(help="Step size of the optimizer, > 0; the paper's by default.")
-]
-OptimizerName = Annotated[
-    Optimizer, typer.Option(help="Adam, or gradient descent without momentum.")
-]
-Cifar10 = Annotated[
-    Path | None,
-    typer.Option(
-        help="Folder with CIFAR-10's six binary files; without it: photographs that come with "
-        "scikit-image.",
-        show_default=False,
-    ),
-]
+def _type(hint: Any) -> Any:
+    """What typer makes an option of: for all that is not simple, text that is parsed later."""
+    given = [x for x in typing.get_args(hint) if x is not type(None)]
+    if typing.get_origin(hint) is Literal or hint in SIMPLE:
+        return hint
+    if len(given) == 1 and type(None) in typing.get_args(hint):
+        return _type(given[0]) | None
+    return str
 
 
 def fail(message: object, code: int) -> NoReturn:

@@ -129,6 +129,18 @@ class Grid:
             named[known.get(spec.digest, f"{name}-{spec.digest}")] = spec
         return named
 
+    def record(self) -> dict[str, Any]:
+        """What study.json holds: all of this, as plain values."""
+        return {
+            "tasks": [task.spelled for task in self.tasks],
+            "arms": [arm.spelled for arm in self.arms],
+            "seeds": list(self.seeds),
+            "set": dict(self.values),
+            "cross": dict(self.cross),
+            "zip": dict(self.together),
+            "primary": None if self.primary is None else dict(self.primary),
+        }
+
     def _choices(self) -> Iterator[dict[str, Any]]:
         """Every value of each key."""
         rows = [

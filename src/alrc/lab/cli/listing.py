@@ -1,0 +1,38 @@
+"""``alrc lab list``: what there is to train, and what became of the runs of a study."""
+
+import inspect
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from alrc.lab.cli.options import fail
+
+__all__ = ["show_list"]
+
+
+def show_list(
+    folder: Annotated[
+        Path | None,
+        typer.Argument(metavar="[DIR]", help="Folder of a study, to list its runs.", show_default=False),
+    ] = None,
+) -> None:
+    """List tasks, arms and studies that are installed; or with DIR the runs of a study."""
+    if folder is not None:
+        _show_runs(folder)
+        return
+    from alrc.lab.cli.study import PRESETS
+    from alrc.lab.engine.naming import Kind, Named, installed
+
+    kinds: tuple[Kind, Kind] = ("task", "arm")
+    for kind in kinds:
+        typer.echo(f"{kind}s:")
+        for name in installed(kind):
+            cls = Named(kind, name).find()
+            typer.echo(f"  {name}: {(inspect.getdoc(cls) or '').partition(chr(10))[0]}")
+            for option, words in cls.helps().items():
+                typer.echo(f"    {option}: {words}")
+    typer.echo("studies:")
+    for file in sorted(PRESETS.glob("*.toml")):
+        typer.echo(f"  {file.stem}: {file.read_text().partition(chr(10))[0].removeprefix('# ')}")
+    typer.echo("Of your own: PATH/FILE.py:CLASS; alrc lab new-task DIR writes one to start from.")
