@@ -121,7 +121,9 @@ def cifar10(
             device=device.value,
             compile=compile,
         )
-        task = Supersampling(load_images(cifar10), POWERS[error], width, sqrt_step)
+        task = Supersampling(
+            load_images(str(cifar10 or "photographs")), POWERS[error], width, sqrt_step
+        )
         with (
             RunFolder(out, task.describe(), config) as folder,
             show_progress({arm.value: config}, Console(stderr=True)) as show,

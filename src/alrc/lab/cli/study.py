@@ -82,7 +82,7 @@ def cifar10(
                 f"--workers must be at least 1, because each trains a run; got {workers}."
             )
         designs = Grid.read(PRESETS / f"{preset}.toml" if grid is None else grid)
-        jobs = designs.jobs(load_images(cifar10))
+        jobs = designs.jobs(load_images(str(cifar10 or "photographs")))
         where: Workers
         if ray is None:
             where = Processes(workers or _cores())

@@ -5,11 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import skimage.io
+from cifar10_archives import BINARIES, SUBSET
 
 from alrc.lab.data.images import load_photographs, read_cifar10
 
-SUBSET = Path(__file__).parents[3] / "shared/data/cifar-10-subset/cifar-10-batches-bin"
-NAMES = [*(f"data_batch_{number}.bin" for number in range(1, 6)), "test_batch.bin"]
 MEND = (
     "Download https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz again, unpack it, and give "
     "its folder cifar-10-batches-bin."
@@ -84,7 +83,7 @@ def test_a_missing_photograph_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path
 def folder(tmp_path: Path) -> Path:
     """Six files, of 1 to 6 records each; random labels and pixels."""
     rng = np.random.default_rng(0)
-    for count, name in enumerate(NAMES, 1):
+    for count, name in enumerate(BINARIES, 1):
         records = rng.integers(0, 256, (count, 3073), np.uint8)
         records[:, 0] %= 10
         (tmp_path / name).write_bytes(records.tobytes())
@@ -104,7 +103,7 @@ def test_cifar10_is_read_byte_by_byte(folder: Path) -> None:
     assert images.held_out[5].tobytes() == held_out[-3072:]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", BINARIES)
 def test_a_missing_file_is_named(folder: Path, name: str) -> None:
     (folder / name).unlink()
     with pytest.raises(FileNotFoundError) as caught:
@@ -119,7 +118,7 @@ def test_a_missing_file_is_named(folder: Path, name: str) -> None:
     ("size", "found"),
     [(0, "no bytes"), (3072, "3,072 bytes, 3,072 bytes over"), (6150, "6,150 bytes, 4 bytes over")],
 )
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", BINARIES)
 def test_a_file_of_the_wrong_size_is_refused(
     folder: Path, name: str, size: int, found: str
 ) -> None:
