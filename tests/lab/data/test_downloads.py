@@ -192,6 +192,30 @@ def test_stopped_before_the_last_step_nothing_is_left(
     assert fetch().is_dir()
 
 
+@pytest.mark.parametrize("full", ["archive", "data_batch_1.bin", "test_batch.bin"])
+def test_a_full_disk_is_named_and_left_as_it_was(
+    fetch: Callable[..., Path],
+    refused: Callable[..., str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    full: str,
+) -> None:
+    class Full(io.FileIO):
+        def write(self, content: object) -> int:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def on_a_full_disk(path: Path, mode: str) -> io.FileIO:
+        return (Full if path.name == full else io.FileIO)(path, mode)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(downloads, "open", on_a_full_disk, raising=False)
+        assert refused() == (
+            f"{tmp_path}/data must be a folder to write to, with 350 MB free, because CIFAR-10 is "
+            f"unpacked there; {os.strerror(errno.ENOSPC)}. Pass another folder with --dir."
+        )
+    assert fetch().is_dir()
+
+
 @pytest.mark.parametrize("step", ["os.replace", "shutil.copyfileobj", "pooch.file_hash"])
 def test_killed_at_any_step_the_next_call_ends_well(
     fetch: Callable[..., Path], server: Server, tmp_path: Path, step: str

@@ -7,7 +7,7 @@ import pytest
 import skimage.io
 from cifar10_archives import BINARIES, SUBSET
 
-from alrc.lab.data.images import load_photographs, read_cifar10
+from alrc.lab.data.images import load_images, load_photographs, read_cifar10
 
 MEND = (
     "Download https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz again, unpack it, and give "
@@ -161,3 +161,39 @@ def test_the_real_files_are_read() -> None:
     near = np.abs(values[..., 1:] - values[..., :-1]).mean()
     far = np.abs(values[..., 16:] - values[..., :16]).mean()
     assert near < 0.4 * far
+
+
+def test_an_option_names_the_photographs_which_are_cut_once() -> None:
+    assert load_images("photographs").sha256() == load_photographs().sha256()
+    assert load_images("photographs") is load_images("photographs")
+
+
+def test_an_option_names_the_folder_of_cifar10_which_is_read_once(folder: Path) -> None:
+    images = load_images(str(folder))
+    assert (images.name, images.sha256()) == ("CIFAR-10", read_cifar10(folder).sha256())
+    assert load_images(str(folder)) is images
+
+
+def test_a_refused_folder_is_looked_at_again(folder: Path) -> None:
+    content = (folder / "test_batch.bin").read_bytes()
+    (folder / "test_batch.bin").unlink()
+    with pytest.raises(FileNotFoundError, match=r"test_batch\.bin must be there"):
+        load_images(str(folder))
+    (folder / "test_batch.bin").write_bytes(content)
+    assert len(load_images(str(folder)).held_out) == 6
+
+
+@pytest.mark.parametrize(
+    ("name", "found"), [("none", "which is not there"), ("file", "which is a file")]
+)
+def test_an_option_that_names_no_images_is_told_which_there_are(
+    tmp_path: Path, name: str, found: str
+) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(FileNotFoundError) as caught:
+        load_images(f"{tmp_path}/{name}")
+    assert str(caught.value) == (
+        "images must be photographs, or a folder with CIFAR-10's six binary files; got "
+        f"'{tmp_path}/{name}', {found}. Type alrc lab data cifar10: it downloads them once, and "
+        "prints their folder."
+    )
