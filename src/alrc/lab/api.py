@@ -53,7 +53,7 @@ class Options:
     """
 
     def __post_init__(self) -> None:
-        for name, (adapter, _) in _adapters(type(self)).items():
+        for name, (adapter, _) in _adapters(type(self)).items():  # type: ignore[arg-type]
             try:
                 value = adapter.validate_python(getattr(self, name), strict=True)
                 object.__setattr__(self, name, value)  # 1 becomes 1.0 where a float is asked for
@@ -71,7 +71,7 @@ class Options:
     @classmethod
     def helps(cls) -> dict[str, str]:
         """What each option is, in words; empty where nothing was written."""
-        return {name: words for name, (_, words) in _adapters(cls).items()}
+        return {name: words for name, (_, words) in _adapters(cls).items()}  # type: ignore[arg-type]
 
 
 @functools.cache
@@ -179,6 +179,9 @@ class Task(Options):
     diverged_above: ClassVar[float] = 3.0
     """A run diverged if a loss's median over the last tenth is more than this times its median
     over the first tenth (or is NaN or infinite)."""
+    places: ClassVar[Sequence[str]] = ()
+    """Options that only say where data are, and may differ between machines; :meth:`describe`
+    says what they are."""
     stackable: ClassVar[bool] = False
     """Whether runs may be trained together, as one network with a dimension more. It needs
     networks without buffers that change and without dropout, and :meth:`optimizers` as it is."""

@@ -1,9 +1,25 @@
-"""What is done to the losses of a run: nothing, ALRC, or the original repository's form of it."""
+"""ALRC in the form of the original repository; for comparison only."""
+
+from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["OriginalALRC"]
+from alrc.lab.api import Gt
+from alrc.lab.arms.limiter import Limiter, LimiterArm
+
+__all__ = ["Original", "OriginalALRC"]
+
+
+@dataclass
+class Original(LimiterArm):
+    """The original repository's 0.997/0.001 form of ALRC, from 10 and 400."""
+
+    num_stddev: Annotated[float, Gt(0), "Limit, in standard deviations above the mean loss."] = 3.0
+
+    def make(self, device: torch.device) -> Limiter:
+        return OriginalALRC(self.num_stddev).to(device)
 
 
 class OriginalALRC(nn.Module):

@@ -1,16 +1,20 @@
 """Files that appear whole or not at all."""
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-__all__ = ["written_whole"]
+__all__ = ["read_json", "sync_folder", "write_json", "written_whole"]
 
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
     """Gives a path beside ``path`` to write to, and renames it to ``path`` if all went well.
+
+    It is on the disk before it is renamed, so that it is whole after a crash of the machine too.
 
     Example:
         >>> import tempfile
@@ -23,6 +27,44 @@ def written_whole(path: Path) -> Iterator[Path]:
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         yield part
+        with part.open("rb+") as stream:
+            os.fsync(stream.fileno())
         os.replace(part, path)
+        sync_folder(path.parent)
     finally:
         part.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Brings the names in a folder to the disk, where the system can."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def write_json(file: Path, value: Any) -> None:
+    """Writes plain values, whole; NaN and infinity are not among them."""
+    with written_whole(file) as part:
+        part.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def read_json(file: Path, mend: str) -> dict[str, Any]:
+    """Reads a JSON object.
+
+    Args:
+        file: The file.
+        mend: What to do if it can't be read; a sentence.
+
+    Raises:
+        ValueError: If it is not one.
+    """
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(value, dict):
+            raise ValueError(f"it holds a {type(value).__name__}")
+    except ValueError as error:  # UnicodeDecodeError is one too
+        raise ValueError(f"{file} must hold a JSON object; {error}. {mend}") from None
+    return value

@@ -1,18 +1,16 @@
-"""A run's folder: what fixes it, its losses, its last checkpoint, and what came of it."""
+"""A run's folder: what fixes it, its series, its last checkpoint, and what came of it."""
 
-import dataclasses
-import json
-import math
+import pickle
+import zipfile
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import filelock
-import numpy as np
 import torch
 
-from alrc.lab.engine.files import written_whole
-from alrc.lab.engine.training import Run, RunConfig
+from alrc.lab.engine.files import read_json, write_json, written_whole
+from alrc.lab.engine.series import Series
 
 __all__ = ["RunFolder"]
 
@@ -20,26 +18,28 @@ __all__ = ["RunFolder"]
 class RunFolder:
     """Keeps one run in a folder, for one process at a time; use it in a ``with`` block.
 
-    ``config.json`` fixes the run. ``losses.npy``, ``limits.npy``, ``limited.npy`` and
-    ``held_out.npy`` are written step by step, memory-mapped; ``checkpoint.pt`` and
-    ``result.json`` appear whole. A process may be killed at any moment: what was written after
-    the last checkpoint is written again with the same numbers.
+    ``config.json`` fixes the run. ``series/*.npy`` grow with each checkpoint, which says how much
+    of them counts. All other files appear whole. A process may be killed at any moment: what came
+    after the last checkpoint is trained again, to the same numbers.
 
     Args:
         path: The folder; made if it is not there.
-        description: What fixes the task, as plain values.
-        config: How it is trained.
+        config: What fixes the run, as plain values.
 
     Raises:
-        ValueError: If the folder holds another run, or a running one.
+        ValueError: If the folder holds another run, or one that another process is at.
     """
 
-    def __init__(self, path: Path, description: dict[str, Any], config: RunConfig) -> None:
+    def __init__(self, path: Path, config: dict[str, Any]) -> None:
         self.path, self.config = path, config
-        self._fixed = {**description, **dataclasses.asdict(config)}
         self._lock = filelock.FileLock(path / ".lock")
 
     def __enter__(self) -> "RunFolder":
+        if self.path.exists() and not self.path.is_dir():
+            raise ValueError(
+                f"{self.path} must be a folder, because a run is kept in it; it is a file. Pass "
+                "another path."
+            )
         self.path.mkdir(parents=True, exist_ok=True)
         try:
             self._lock.acquire(timeout=0)  # the system frees it, however this process ends
@@ -67,60 +67,68 @@ class RunFolder:
 
     def _check_or_write_config(self) -> None:
         file = self.path / "config.json"
-        # To JSON and back, so that both sides are what JSON can say.
-        fixed = json.loads(json.dumps(self._fixed))
         if not file.exists():
-            _write_json(file, fixed)
+            write_json(file, self.config)
             return
-        stored = json.loads(file.read_text())
-        names = sorted(n for n in stored.keys() | fixed.keys() if stored.get(n) != fixed.get(n))
-        if names:
-            changes = ", ".join(f"{n} {fixed.get(n)!r} (there: {stored.get(n)!r})" for n in names)
+        stored = read_json(file, f"Remove {self.path}, or pass another folder.")
+        changes = [
+            f"{name} {new!r} (there: {old!r})"
+            for name, old, new in _differences(stored, self.config)
+        ]
+        if changes:
             raise ValueError(
                 f"{self.path} must hold this very run to go on with it; it holds another one: got "
-                f"{changes}. Pass another folder, or the settings of that run."
+                f"{', '.join(changes)}. Pass another folder, or the settings of that run."
             )
 
-    def open_run(self, config: RunConfig) -> Run:
-        """The stored run, whose arrays are the files themselves."""
-        arrays = {}
-        for name, shape in Run.shapes(config).items():
-            file = self.path / f"{name}.npy"
-            if not file.exists():
-                with written_whole(file) as part, part.open("wb") as stream:
-                    np.save(stream, np.full(shape, np.nan, np.float32))
-            arrays[name] = np.asarray(np.lib.format.open_memmap(file, mode="r+"))
-        return Run(config, **arrays)
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """What came of the run, or None if it is not finished."""
+        file = self.path / "result.json"
+        return (
+            read_json(file, f"Remove {file}, and the run is finished again.")
+            if file.exists()
+            else None
+        )
 
-    def load_checkpoint(self) -> dict[str, Any] | None:
-        """The last checkpoint, or None before the first."""
+    def save_result(self, result: dict[str, Any]) -> None:
+        """Finishes the run."""
+        write_json(self.path / "result.json", result)
+
+    def load_checkpoint(self) -> tuple[dict[str, Any] | None, Series]:
+        """The last checkpoint, or None before the first, and the series as they were then.
+
+        Raises:
+            ValueError: If one of the files is damaged.
+        """
         file = self.path / "checkpoint.pt"
         if not file.exists():
-            return None
-        state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
-        return state
+            return None, Series(self.path / "series")
+        try:
+            state = torch.load(file, map_location="cpu", weights_only=True)
+            manifest = state["series"]
+        except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, zipfile.BadZipFile) as e:
+            raise ValueError(
+                f"{file} must be a checkpoint of this run; it can't be read ({type(e).__name__}). "
+                f"Remove {self.path}, and the run is trained anew."
+            ) from None
+        return state, Series(self.path / "series", manifest)
 
-    def save_checkpoint(self, state: dict[str, Any]) -> None:
-        """Replaces the last checkpoint, whole."""
+    def save_checkpoint(self, state: dict[str, Any], series: Series) -> None:
+        """Brings the series to the disk, then replaces the last checkpoint, whole."""
+        manifest = series.commit(state["step"])
         with written_whole(self.path / "checkpoint.pt") as part:
-            torch.save(state, part)
-
-    def save_result(self, run: Run) -> dict[str, Any]:
-        """Writes what came of a finished run, and returns it; None stands for NaN and inf."""
-        errors = {
-            "final_error": run.final_error,
-            "largest_spike": run.largest_spike,
-            "held_out_error": float(run.held_out[-1]),
-        }
-        result = {
-            **{name: error if math.isfinite(error) else None for name, error in errors.items()},
-            "num_clipped": int(run.clipped.sum()),
-            "num_losses": run.losses.size,
-        }
-        _write_json(self.path / "result.json", result)
-        return result
+            torch.save({**state, "series": manifest}, part)
 
 
-def _write_json(file: Path, value: dict[str, Any]) -> None:
-    with written_whole(file) as part:
-        part.write_text(json.dumps(value, indent=2) + "\n")
+def _differences(stored: Any, given: Any, name: str = "") -> list[tuple[str, Any, Any]]:
+    """Dotted names of the values that differ, what is stored, and what is given."""
+    if isinstance(stored, dict) and isinstance(given, dict):
+        return [
+            difference
+            for key in sorted(stored.keys() | given.keys())
+            for difference in _differences(
+                stored.get(key), given.get(key), f"{name}.{key}" if name else key
+            )
+        ]
+    return [] if stored == given else [(name, stored, given)]

@@ -1,0 +1,46 @@
+"""ALRC as this library has it, with all its settings."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import torch
+from torch import Tensor
+
+from alrc.lab.api import Ge, Gt
+from alrc.lab.arms.limiter import Limiter, LimiterArm
+from alrc.torch import ALRC
+
+__all__ = ["Alrc"]
+
+
+@dataclass
+class Alrc(LimiterArm):
+    """Limits losses to standard deviations above their running mean, each name by itself."""
+
+    num_stddev: Annotated[float, Gt(0), "Limit, in standard deviations above the mean loss."] = 3.0
+    decay: Annotated[float, Ge(0), "Share of the old moments kept at each step, below 1."] = 0.999
+    mu1_start: Annotated[float | None, "First mean loss; without it, automatic."] = None
+    mu2_start: Annotated[float | None, "First mean squared loss, with mu1_start."] = None
+    num_stddev_below: Annotated[float | None, "The same below; without it, no lower limit."] = None
+    warmup: Annotated[int, Ge(1), "Steps before the first limit, without a start."] = 10
+    center: Annotated[Literal["zero", "mean"], "What gradients are scaled towards."] = "zero"
+    per: Annotated[Literal["loss", "batch"], "Limit each loss, or the mean of a batch."] = "loss"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.make(torch.device("cpu"))  # checks the options together and words the error
+
+    def make(self, device: torch.device) -> Limiter:
+        return ALRC(
+            self.num_stddev,
+            self.decay,
+            self.mu1_start,
+            self.mu2_start,
+            num_stddev_below=self.num_stddev_below,
+            warmup=self.warmup,
+            center=self.center,
+            device=device,
+        )
+
+    def limit(self, name: str, losses: Tensor) -> Tensor:
+        return super().limit(name, losses if self.per == "loss" else losses.mean())

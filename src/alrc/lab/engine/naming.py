@@ -1,0 +1,195 @@
+"""Tasks and arms by name: installed ones, those of a file, and the one way to spell them.
+
+``NAME key=value ...``, with the options that differ from their defaults, is how a task or an arm is
+written in a study's file, on the command line, in the names of runs and in reports:
+``alrc num_stddev=2.0``, ``./heavy.py:Heavy power=4``. A value is written as in TOML; quotes may be
+left out, and ``none`` stands for nothing given.
+"""
+
+import hashlib
+import importlib.util
+import json
+import shlex
+import sys
+import tomllib
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields
+from functools import cache
+from importlib.metadata import entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+from alrc.lab.api import Arm, Options, Task
+
+__all__ = ["Kind", "Named", "installed", "parse_value"]
+
+Kind = Literal["task", "arm"]
+BASES: dict[Kind, type[Options]] = {"task": Task, "arm": Arm}
+
+
+@dataclass(frozen=True)
+class Named:
+    """A task or an arm by its name, before it is made; sent to other processes in its place.
+
+    Args:
+        kind: Which of the two.
+        name: Of an installed one, or ``path/to/file.py:Class``, with a whole path.
+        given: The options that were given, by name.
+    """
+
+    kind: Kind
+    name: str
+    given: tuple[tuple[str, Any], ...] = ()
+
+    @classmethod
+    def parse(cls, kind: Kind, text: str, folder: Path) -> "Named":
+        """Reads ``NAME key=value ...``; paths are relative to the folder.
+
+        Raises:
+            ValueError: If it is not of this form.
+        """
+        try:
+            name, *words = shlex.split(text)
+        except ValueError:
+            raise ValueError(
+                f"{kind} must be NAME key=value ..., such as 'alrc num_stddev=2'; got {text!r}."
+            ) from None
+        given = {}
+        for word in words:
+            key, equals, value = word.partition("=")
+            if not equals or not key or key in given:
+                raise ValueError(
+                    f"{kind} must be NAME key=value ..., each key once; got {word!r} in {text!r}."
+                )
+            given[key] = parse_value(value)
+        file, colon, attribute = name.rpartition(":")
+        if colon:
+            name = f"{(folder / file).resolve()}:{attribute}"
+        return cls(kind, name, tuple(given.items()))
+
+    def having(self, options: Mapping[str, Any]) -> "Named":
+        """The same with other options beside those given, or in their place."""
+        return Named(self.kind, self.name, tuple({**dict(self.given), **options}.items()))
+
+    @property
+    def file(self) -> Path | None:
+        """Where it comes from, if it is not installed."""
+        path, colon, _ = self.name.rpartition(":")
+        return Path(path) if colon else None
+
+    @property
+    def short_name(self) -> str:
+        """Without folders."""
+        return self.name if self.file is None else self.name.removeprefix(f"{self.file.parent}/")
+
+    def find(self) -> type[Options]:
+        """The class.
+
+        Raises:
+            ValueError: If there is none of this name, or it can't be imported.
+        """
+        found = _installed(self.kind, self.name) if self.file is None else _own(self.name)
+        if not (isinstance(found, type) and issubclass(found, BASES[self.kind])):
+            base = BASES[self.kind].__name__
+            raise ValueError(f"{self.name} must be a subclass of alrc.lab.api.{base}; it is not.")
+        return found
+
+    def make(self) -> Any:
+        """The task or the arm.
+
+        Raises:
+            ValueError: If an option is unknown, missing or out of its bounds.
+        """
+        cls, given = self.find(), dict(self.given)
+        known = {f.name: f for f in fields(cls)}  # type: ignore[arg-type]
+        for name in given.keys() - known.keys():
+            raise ValueError(
+                f"{self.short_name}: options must be among {', '.join(known) or 'none'}; got "
+                f"{name}."
+            )
+        for name, f in known.items():
+            if f.default is MISSING and f.default_factory is MISSING and name not in given:
+                raise ValueError(f"{self.short_name}: {name} must be given, {_help(cls, name)}.")
+        return cls(**given)
+
+    @property
+    def spelled(self) -> str:
+        """Its one spelling: the name, and the options that are not the default, in their order."""
+        made = self.make()
+        places = made.places if isinstance(made, Task) else ()
+        words = [self.short_name]
+        for f in fields(made):
+            value = getattr(made, f.name)
+            if value != f.default and f.name not in places:
+                words.append(f"{f.name}={_spell_value(value)}")
+        return " ".join(words)
+
+
+def _help(cls: type[Options], name: str) -> str:
+    return cls.helps()[name].rstrip(".") or "because it has no default"
+
+
+def _spell_value(value: Any) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, str):
+        return shlex.quote(value)
+    return shlex.quote(json.dumps(value, separators=(",", ":")))
+
+
+def parse_value(text: str) -> Any:
+    """A value as TOML has it, ``none``, or else the text itself."""
+    if text == "none":
+        return None
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def installed(kind: Kind) -> dict[str, str]:
+    """Names of those that are installed, and where they come from."""
+    return {entry.name: entry.value for entry in entry_points(group=f"alrc.{kind}s")}
+
+
+def _installed(kind: Kind, name: str) -> Any:
+    found = [entry for entry in entry_points(group=f"alrc.{kind}s") if entry.name == name]
+    if not found:
+        raise ValueError(
+            f"{kind} must be one of {', '.join(sorted(installed(kind)))}, or one of your own as "
+            f"path/to/file.py:Class; got {name}."
+        )
+    return found[0].load()
+
+
+def _own(name: str) -> Any:
+    path, _, attribute = name.rpartition(":")
+    module = _module(Path(path))
+    if not hasattr(module, attribute):
+        raise ValueError(f"{path} must define {attribute}; it does not.")
+    return getattr(module, attribute)
+
+
+@cache
+def _module(path: Path) -> ModuleType:
+    """The file as a module, once in each process."""
+    if not path.is_file():
+        raise ValueError(f"{path} must be a Python file; there is none. Check the path.")
+    name = f"alrc_own_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"{path} must be a Python file, whose name ends in .py.")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look it up
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))  # for what it imports from beside it
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise ValueError(
+            f"{path} must be importable; {type(error).__name__}: {error}. Run it with python to "
+            "see where."
+        ) from error
+    return module

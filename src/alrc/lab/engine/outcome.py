@@ -1,0 +1,169 @@
+"""What comes of a run: its metrics, what happened to its losses, and whether it diverged."""
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import matplotlib.image
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from alrc.lab.api import Networks, Task
+from alrc.lab.engine.files import written_whole
+from alrc.lab.engine.series import Manifest, is_present, read_series
+
+__all__ = ["evaluate", "last_tenth", "save_evaluations", "save_pictures", "summarise"]
+
+CHUNK = 2**22  # losses to look at at a time
+
+
+def last_tenth(steps: int) -> int:
+    """Steps at the end of a run by which it is judged."""
+    return max(steps // 10, 1)
+
+
+@contextmanager
+def evaluating(networks: Networks) -> Iterator[None]:
+    """Evaluation mode without gradients; nothing of it is left afterwards."""
+    modes = [(m, m.training) for network in networks.values() for m in network.modules()]
+    try:
+        for network in networks.values():
+            network.eval()
+        with torch.no_grad(), torch.random.fork_rng():
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def evaluate(task: Task, networks: Networks) -> list[float]:
+    """The metrics in their order.
+
+    Raises:
+        ValueError: If the task gives others than it lists.
+    """
+    names = [metric.name for metric in task.metrics]
+    with evaluating(networks):
+        values = task.evaluate(networks)
+    if set(values) != set(names):
+        raise ValueError(
+            f"{type(task).__name__}.evaluate must give {', '.join(names)}, because metrics lists "
+            f"them; it gave {', '.join(values) or 'nothing'}."
+        )
+    return [float(values[name]) for name in names]
+
+
+def save_evaluations(folder: Path, evaluations: list[list[float]]) -> None:
+    """Writes evaluation.npy: a row for each evaluation, the step and then the metrics."""
+    with written_whole(folder / "evaluation.npy") as part, part.open("wb") as stream:
+        np.save(stream, np.array(evaluations, np.float64))
+
+
+def save_pictures(task: Task, networks: Networks, folder: Path) -> list[dict[str, str]]:
+    """Writes pictures/*.png, and returns their captions."""
+    saved = []
+    with evaluating(networks):
+        for picture in task.pictures(networks):
+            (folder / "pictures").mkdir(exist_ok=True)
+            file = f"pictures/{picture.name}.png"
+            pixels = np.clip(np.asarray(picture.pixels, np.float64), 0, 1)
+            if pixels.ndim == 2:
+                pixels = np.stack([pixels] * 3, axis=-1)
+            with written_whole(folder / file) as part:
+                matplotlib.image.imsave(part, pixels, format="png")
+            saved.append({"file": file, "caption": picture.caption})
+    return saved
+
+
+def summarise(
+    folder: Path, config: Mapping[str, Any], manifest: Manifest, metrics: Mapping[str, float]
+) -> dict[str, Any]:
+    """What result.json says of the losses of a run, from its stored series and last metrics."""
+    reasons: list[tuple[int | None, str]] = []
+    losses = {}
+    for name in [n.removesuffix(".raw") for n in manifest if n.endswith(".raw")]:
+        raw = read_series(folder, {"series": manifest}, f"{name}.raw")
+        limited = raw
+        if config["losses_limited"]:
+            limited = read_series(folder, {"series": manifest}, f"{name}.limited")
+        steps = np.flatnonzero(is_present(raw))
+        course = _course(raw, steps)
+        losses[name] = {
+            n: _finite(x) for n, x in {**course, **_counts(raw, limited, steps)}.items()
+        }
+        reasons += [
+            (step, f"{name} {words}") for step, words in _divergence(raw, steps, course, config)
+        ]
+    reasons += [(None, f"{n} is {_word(x)}") for n, x in metrics.items() if not math.isfinite(x)]
+    step, words = reasons[0] if reasons else (None, None)
+    return {"losses": losses, "diverged": words, "diverged_step": step}
+
+
+def _course(raw: NDArray[np.float32], steps: NDArray[np.int64]) -> dict[str, float]:
+    """Where a loss began and ended, from its means over the steps in which it occurs."""
+    means, tenth = _means(raw, steps), last_tenth(len(steps))
+    first, last = (x[np.isfinite(x)] for x in (means[:tenth], means[-tenth:]))
+    return {
+        "training_loss": float(means[-tenth:].mean()) if means.size else math.nan,
+        "first_median": float(np.median(first)) if first.size else math.nan,
+        "last_median": float(np.median(last)) if last.size else math.nan,
+    }
+
+
+def _divergence(
+    raw: NDArray[np.float32],
+    steps: NDArray[np.int64],
+    course: Mapping[str, float],
+    config: Mapping[str, Any],
+) -> Iterator[tuple[int | None, str]]:
+    """The step and the words, if a loss diverged. A few bad batches are no divergence."""
+    means, tenth = _means(raw, steps), last_tenth(len(steps))
+    broken = ~np.isfinite(means)
+    if broken[-tenth:].mean() > 0.5:
+        # The last step after which it was never well again, or else the first bad one.
+        well = np.flatnonzero(~broken)
+        at = well[-1] + 1 if well.size and well[-1] + 1 < len(means) else np.flatnonzero(broken)[0]
+        at = 0 if not well.size else at
+        yield int(steps[at]) + 1, f"is {_word(means[at])} from step {steps[at] + 1:,} on"
+    elif course["last_median"] > config["diverged_above"] * course["first_median"] > 0:
+        yield (
+            None,
+            f"has a median of {course['last_median']:.4g} over its last tenth, more than "
+            f"{config['diverged_above']:g} times the {course['first_median']:.4g} of its first",
+        )
+
+
+def _counts(
+    raw: NDArray[np.float32], limited: NDArray[np.float32], steps: NDArray[np.int64]
+) -> dict[str, float]:
+    """How many losses there were, how many were limited, and what was kept of their sum."""
+    counts = dict.fromkeys(("count", "limited", "nonfinite"), 0)
+    total, kept, largest = 0.0, 0.0, -math.inf
+    for some in np.array_split(steps, math.ceil(raw.size / CHUNK)):
+        x, y = raw[some].astype(np.float64), limited[some].astype(np.float64)
+        if y.shape != x.shape:  # limited as one loss per batch, whose mean was rounded to float32
+            x, y = (z.reshape(len(z), -1).mean(axis=1) for z in (x, y))
+            y = np.where(np.isclose(x, y, rtol=1e-6, atol=0), x, y)
+        finite = np.isfinite(x)
+        counts["count"] += x.size
+        counts["nonfinite"] += int((~finite).sum())
+        counts["limited"] += int((finite & (x != y)).sum())
+        total, kept = total + float(x[finite].sum()), kept + float(y[finite].sum())
+        largest = max(largest, float(x.max(where=finite, initial=-math.inf)))
+    return {"largest": largest, "kept": kept / total if total else 1.0, **counts}
+
+
+def _means(raw: NDArray[np.float32], steps: NDArray[np.int64]) -> NDArray[np.float64]:
+    means: NDArray[np.float64] = raw[steps].reshape(len(steps), -1).mean(axis=1, dtype=np.float64)
+    return means
+
+
+def _word(x: float) -> str:
+    return "NaN" if math.isnan(x) else "infinite"
+
+
+def _finite(x: float) -> float | None:
+    return x if math.isfinite(x) else None

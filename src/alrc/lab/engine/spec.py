@@ -1,0 +1,95 @@
+"""A run before it is trained: a task, an arm, how it is trained, and a seed."""
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cache, cached_property
+from typing import Any
+
+from alrc.lab.api import Arm, Task, Training
+from alrc.lab.engine.naming import Named
+
+__all__ = ["FORMAT", "Spec", "task_of"]
+
+FORMAT = 2  # of config.json and result.json
+NOT_FIXING = ("evaluate_every",)  # changes nothing in training, and may be another when it goes on
+
+
+@dataclass(frozen=True)
+class Spec:
+    """All that fixes a run.
+
+    Args:
+        task: What is learned.
+        arm: What is done to losses and gradients.
+        training: How.
+        seed: Fixes initial weights and data; from 0 to 2**63 - 1.
+    """
+
+    task: Named
+    arm: Named
+    training: Training
+    seed: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed must be from 0 to 2**63 - 1; got {self.seed}.")
+
+    def make_arm(self) -> Arm:
+        arm: Arm = self.arm.make()
+        return arm
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """What config.json holds: plain values, by which this run is told from all others.
+
+        Raises:
+            ValueError: If task or arm can't be made.
+        """
+        task, arm = task_of(self.task), self.make_arm()
+        training = self.training.options()
+        config = {
+            "format": FORMAT,
+            "task": self.task.spelled,
+            "arm": self.arm.spelled,
+            "seed": self.seed,
+            "is_baseline": arm.is_baseline,
+            "task_options": {n: v for n, v in task.options().items() if n not in task.places},
+            "task_facts": _facts(self.task),
+            "arm_options": arm.options(),
+            "sources": {n.short_name.rpartition(":")[0]: _sha256(n) for n in self._own()},
+            "training": {n: v for n, v in training.items() if n not in NOT_FIXING},
+            "losses_limited": type(arm).limit is not Arm.limit,
+            "diverged_above": task.diverged_above,
+            "metrics": [dataclasses.asdict(metric) for metric in task.metrics],
+        }
+        plain: dict[str, Any] = json.loads(json.dumps(config))  # as JSON can say it
+        return plain
+
+    @property
+    def digest(self) -> str:
+        """Eight digits that tell this run from all others."""
+        text = json.dumps(self.config, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+    def _own(self) -> list[Named]:
+        return [named for named in (self.task, self.arm) if named.file is not None]
+
+
+@cache
+def task_of(named: Named) -> Task:
+    """The task, made once in each process, so that it loads its data once."""
+    task: Task = named.make()
+    return task
+
+
+@cache
+def _facts(named: Named) -> dict[str, Any]:
+    return dict(task_of(named).describe())
+
+
+def _sha256(named: Named) -> str:
+    assert named.file is not None
+    named.find()  # says so if there is no such file
+    return hashlib.sha256(named.file.read_bytes()).hexdigest()
