@@ -90,7 +90,7 @@ def demo(
             "plain": RunConfig(*settings, seed=seed),
             "ALRC": RunConfig(*settings, num_stddev=num_stddev, seed=seed),
         }
-        images = load_images(cifar10)
+        images = load_images(str(cifar10 or "photographs"))
     except (ValueError, OSError) as refusal:
         fail(refusal, 2)
 
