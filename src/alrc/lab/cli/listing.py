@@ -14,7 +14,9 @@ __all__ = ["show_list"]
 def show_list(
     folder: Annotated[
         Path | None,
-        typer.Argument(metavar="[DIR]", help="Folder of a study, to list its runs.", show_default=False),
+        typer.Argument(
+            metavar="[DIR]", help="Folder of a study, to list its runs.", show_default=False
+        ),
     ] = None,
 ) -> None:
     """List tasks, arms and studies that are installed; or with DIR the runs of a study."""
