@@ -197,11 +197,10 @@ def test_the_same_file_twice_is_none_of_the_six(
     ("headers", "reason"),
     [
         ([sized("a", 0, **{"GNU.sparse.map": "x"})], "invalid literal"),
-        ([sized("data_batch_1.bin", 0, size="-1024")], "seeking backwards is not allowed"),
-        ([sized("a", 0, path="a\0b")], "embedded null byte"),
+        ([sized("a", 0, path="a\0b")], "embedded null"),
         ([sized("a", 0, tarfile.XHDTYPE)] * 1500, "maximum recursion depth exceeded"),
     ],
-    ids=["number", "backwards", "name", "chain"],
+    ids=["number", "name", "chain"],
 )
 def test_headers_that_python_cannot_read_are_refused(
     refused: Callable[..., str], server: Server, headers: list[tarfile.TarInfo], reason: str
@@ -211,6 +210,14 @@ def test_headers_that_python_cannot_read_are_refused(
     assert start == f"{server.url} must be a .tar.gz archive, whole; it could not be unpacked: "
     assert found
     assert rest.endswith(". Pass another address with --url.")
+
+
+@pytest.mark.parametrize("size", ["-512", "-1024", "-2048"])
+def test_a_size_below_zero_leads_no_header_in_circles(
+    refused: Callable[..., str], server: Server, size: str
+) -> None:
+    server.content = pack({}, sized("data_batch_1.bin", 0, size=size))
+    refused()  # how, depends on the version of Python
 
 
 def test_files_of_the_largest_size_are_taken(
