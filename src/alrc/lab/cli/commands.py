@@ -9,11 +9,12 @@ from alrc.lab.cli import data, run
 from alrc.lab.cli.demo import demo
 from alrc.lab.cli.listing import show_list
 from alrc.lab.cli.new_task import new_task
+from alrc.lab.cli.options import make_app
 from alrc.lab.cli.report import report
 from alrc.lab.cli.study import study
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-lab = typer.Typer(no_args_is_help=True, help="Experiments: tasks, arms, studies, reports.")
+app = make_app(no_args_is_help=True)
+lab = make_app(no_args_is_help=True, help="Experiments: tasks, arms, studies, reports.")
 lab.command("list")(show_list)
 lab.add_typer(run.app, name="run")
 lab.command("study")(study)

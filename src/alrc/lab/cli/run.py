@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from alrc.lab.cli.options import fail, parameters
+from alrc.lab.cli.options import check_device, fail, make_app, parameters
 
 __all__ = ["app"]
 
@@ -21,7 +21,7 @@ class _Tasks(TyperGroup):
         return installed("task")
 
     def get_command(self, ctx: Any, name: str) -> Any:
-        one = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+        one = make_app()
         try:
             one.command(name)(_command(name))
         except ValueError as refusal:
@@ -29,7 +29,7 @@ class _Tasks(TyperGroup):
         return typer.main.get_command(one)
 
 
-app = typer.Typer(
+app = make_app(
     cls=_Tasks,
     no_args_is_help=True,
     help="Train one network; type it again to go on. PATH/FILE.py:CLASS is a task of your own.",
@@ -129,20 +129,3 @@ def _train(named: Any, arm: str, training: dict[str, Any], seed: int, out: Path)
         typer.echo(f"{name}: {loss['limited']:,} of {loss['count']:,} limited")
     if result["diverged"]:
         typer.echo(f"diverged: {result['diverged']}")
-
-
-def check_device(device: str) -> None:
-    """Refuses a device that is not here.
-
-    Raises:
-        ValueError: If it is none of cpu, cuda and cuda:N, or there is no such GPU.
-    """
-    import torch
-
-    try:
-        parsed = torch.device(device)
-    except RuntimeError:
-        raise ValueError(f"device must be cpu, cuda or cuda:1; got {device!r}.") from None
-    count = torch.cuda.device_count()
-    if parsed.type == "cuda" and (parsed.index or 0) >= count:
-        raise ValueError(f"device {device} needs a GPU that torch can use; there are {count} here.")

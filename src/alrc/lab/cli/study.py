@@ -2,11 +2,17 @@
 
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from alrc.lab.cli.options import fail
+from alrc.lab.cli.options import check_device, fail
+from alrc.lab.cli.report import report
+
+if TYPE_CHECKING:
+    from alrc.lab.exec.workers import Workers
+
+__all__ = ["PRESETS", "study"]
 
 PRESETS = Path(__file__).parents[1] / "presets"
 
@@ -66,6 +72,7 @@ def study(
     from rich.console import Console
 
     from alrc.lab.engine.grid import Grid
+    from alrc.lab.engine.jobs import Job
     from alrc.lab.exec.study import run_study
 
     try:
@@ -74,7 +81,7 @@ def study(
         grid = Grid.read(file, _changes(changes or [], device))
         specs = grid.named_specs(path.name for path in out.glob("runs/*"))
         where = _workers(next(iter(specs.values())).training.device, workers, ray)
-        jobs = plan(specs) if grid.ensembles else [Job({n: s}) for n, s in specs.items()]
+        jobs = [Job({name: spec}) for name, spec in specs.items()]
         failed = run_study(jobs, out, where, Console(stderr=True), retry, grid.record())
     except (ValueError, OSError) as refusal:
         fail(refusal, 2)
