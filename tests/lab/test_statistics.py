@@ -53,7 +53,7 @@ def test_positive_values_are_compared_by_the_logarithms_of_their_ratios() -> Non
     c = one(changed(*NOISE))
     logs = np.log1p(NOISE)
     oracle = stats.ttest_1samp(logs, 0)
-    assert (c.test, c.absolute, c.seeds) == ("t", False, (0, 1, 2, 3, 4))
+    assert (c.absolute, c.seeds) == (False, (0, 1, 2, 3, 4))
     assert c.relative == pytest.approx(NOISE, rel=1e-9)
     assert c.change == pytest.approx(stats.gmean(1 + np.array(NOISE)) - 1, rel=1e-9)
     assert c.p == pytest.approx(oracle.pvalue, rel=1e-9)
@@ -75,10 +75,6 @@ def test_zeros_make_differences_relative_to_the_mean_of_the_baseline() -> None:
     assert not c.absolute
     assert c.relative == pytest.approx((1 / scale, -1 / scale, -3 / scale, -5.5 / scale))
     assert c.change == pytest.approx(-8.5 / 12.5)
-    assert c.p != pytest.approx(oracle.pvalue)
-    assert c.test == "sign flips"  # differences 1 and -1
-    c = one(Pairs(dict(enumerate(before)), dict(enumerate((0.5, *after[1:])))))
-    oracle = stats.ttest_rel((0.5, *after[1:]), before)
     assert c.p == pytest.approx(oracle.pvalue, rel=1e-9)
     assert c.interval == pytest.approx(np.array(oracle.confidence_interval(0.95)) / scale, rel=1e-9)
 
@@ -195,7 +191,7 @@ def test_identical_losses_with_another_metric_are_not_identical() -> None:
 
 def test_where_one_pair_is_not_identical_the_others_are_ties() -> None:
     c = one(changed(0.0, 0.0, 0.0, -0.1, identical=frozenset(range(3))))
-    assert (c.verdict, c.identical, c.ties, c.wins) == (Verdict.too_few, 3, 3, 1)
+    assert (c.verdict, c.identical, c.ties, c.wins) == (Verdict.unclear, 3, 3, 1)
 
 
 @pytest.mark.parametrize("count", [0, 1])
@@ -236,7 +232,16 @@ def test_detectable_is_a_change_for_the_better_at_the_corrected_level() -> None:
     assert lower.detectable > 0
     assert compare([pairs] * 8)[0].detectable > lower.detectable
     assert compare([pairs] * 8)[0].level == 0.05 / 8
-    assert one(changed(*(-0.2,) * 4)).detectable == math.inf
+    assert math.isnan(one(changed(*(-0.2,) * 4)).detectable)
+
+
+def test_a_ratio_beyond_all_numbers_is_infinite() -> None:
+    c = one(Pairs({0: 1e-9, 1: 1.0, 2: 1.0}, {0: 1e30, 1: 1.1, 2: 1.2}))
+    low, high = c.interval
+    assert -1 <= low < 0 < c.change < high
+    c = one(Pairs({0: 1e-300, 1: 1.0}, {0: 1e300, 1: 1.1}))
+    assert c.interval == (-1, math.inf)
+    assert c.relative[0] == math.inf
 
 
 def test_order_of_runs_changes_nothing() -> None:
