@@ -97,6 +97,12 @@ def test_changes_are_absolute_where_ratios_mean_nothing(
     assert (c.wins, c.losses) == (3, 0)
 
 
+def test_what_is_rounding_goes_by_the_size_of_the_values() -> None:
+    small = dict(enumerate(1e-9 * np.array((3.0, 4.0, 5.0))))
+    less = {s: v - 1e-9 * (1 + 0.01 * s) for s, v in small.items()}
+    assert verdicts(Pairs(small, less, ratios=False)) == ["better"]
+
+
 def test_a_small_spread_shows_20_percent_in_five_pairs() -> None:
     assert verdicts(changed(*LOWER)) == ["better"]
     assert verdicts(changed(*LOWER, better="higher")) == ["worse"]
@@ -129,10 +135,11 @@ def test_wins_ties_and_losses_are_in_the_direction_of_the_metric() -> None:
 def test_a_pair_in_which_a_run_diverged_is_counted_by_which_did() -> None:
     before = {0: 1.0, 1: math.nan, 2: 3.0, 3: math.inf, 4: math.nan, 5: 1.0, 6: 1e9, 8: 1.0}
     after = {0: 2.0, 1: 2.0, 2: math.nan, 3: 1.0, 4: math.nan, 5: 1.5, 6: 1.0, 9: 1.0}
-    c = one(Pairs(before, after, diverged_before=frozenset({1, 6}), diverged_after=frozenset({7})))
+    lost_before, lost_after = frozenset({1, 6, 10}), frozenset({7})
+    c = one(Pairs(before, after, lost_before, lost_after))
     assert c.seeds == (0, 5)
     assert c.diverged == (1, 3, 1, 2)  # both: 4; only before: 1, 3, 6; only after: 2
-    assert c.unpaired == 3  # 7, which diverged without a value, 8 and 9
+    assert c.unpaired == 4  # 8, 9, and 7 and 10, which diverged without a value
     assert c.p_diverged == pytest.approx(stats.binomtest(1, 4).pvalue)
 
 

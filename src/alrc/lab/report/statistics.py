@@ -140,7 +140,7 @@ def compare(
         >>> off = {0: 2.0, 1: 4.0, 2: 3.0, 3: 5.0}
         >>> [c] = compare([Pairs(off, {0: 1.5, 1: 3.1, 2: 2.2, 3: 3.7})])
         >>> round(c.change, 3), c.wins, c.verdict.value
-        (-0.252, 4, 'better')
+        (-0.251, 4, 'better')
     """
     if primary is not None and not 0 <= primary < len(families):
         raise ValueError(
