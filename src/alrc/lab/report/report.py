@@ -12,17 +12,17 @@ from matplotlib.figure import Figure
 
 from alrc import __version__
 from alrc.lab.engine.files import written_whole
-from alrc.lab.report.figures import save
-from alrc.lab.report.markup import bullets, code, page, plural, sentence, table
-from alrc.lab.report.results import Arm, FinishedRun, Setting, Study, common, read_study
-from alrc.lab.report.statistics import (
+from alrc.lab.report.bootstrap import (
     MIN_PAIRS,
     RESAMPLES,
     Difference,
     Effect,
-    mean,
     paired_difference,
 )
+from alrc.lab.report.figures import save
+from alrc.lab.report.markup import bullets, code, page, plural, sentence, table
+from alrc.lab.report.results import Arm, FinishedRun, Setting, Study, common, read_study
+from alrc.lab.report.statistics import mean
 from alrc.lab.report.study_figures import draw_curves, draw_losses, smoothing
 
 __all__ = ["write_report"]
