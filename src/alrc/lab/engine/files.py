@@ -11,7 +11,12 @@ __all__ = ["Damaged", "read_json", "sync_folder", "write_json", "written_whole"]
 
 
 class Damaged(ValueError):
-    """A stored file is missing, or not as it was written."""
+    """A stored file is missing, or not as it was written.
+
+    ``folder`` holds a run that can be trained anew without it, if that is what helps.
+    """
+
+    folder: Path | None = None
 
 
 @contextmanager

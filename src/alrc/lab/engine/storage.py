@@ -1,6 +1,8 @@
 """A run's folder: what fixes it, its series, its last checkpoint, and what came of it."""
 
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -41,10 +43,11 @@ class RunFolder:
 
     def __enter__(self) -> "RunFolder":
         if self.path.exists() and not self.path.is_dir():
-            raise Damaged(
-                f"{self.path} must be a folder, because a run is kept in it; it is a file. Pass "
-                "another path."
-            )
+            with self._naming_folder():
+                raise Damaged(
+                    f"{self.path} must be a folder, because a run is kept in it; it is a file. "
+                    "Pass another path."
+                )
         self.path.mkdir(parents=True, exist_ok=True)
         try:
             self._lock.acquire(timeout=0)  # the system frees it, however this process ends
@@ -76,7 +79,8 @@ class RunFolder:
         file = self.path / "config.json"
         if not file.exists():
             return False
-        stored = read_json(file, f"Remove {self.path}, or pass another folder.")
+        with self._naming_folder():
+            stored = read_json(file, f"Remove {self.path}, or pass another folder.")
         changes = [
             f"{name} {new!r} (there: {old!r})"
             for name, old, new in _differences(stored, self.config)
@@ -111,26 +115,41 @@ class RunFolder:
         file = self.path / "checkpoint.pt"
         if not file.exists():
             return None, Series(self.path / "series")
+        with self._naming_folder():
+            state = _load(file, f"Remove {self.path}, and the run is trained anew.")
+            return state, Series(self.path / "series", state["series"])
+
+    @contextmanager
+    def _naming_folder(self) -> Iterator[None]:
         try:
-            with zipfile.ZipFile(file) as archive:  # torch.load does not look at its checksums
-                if broken := archive.testzip():
-                    raise ValueError(f"{broken} was changed")
-            state = torch.load(file, map_location="cpu", weights_only=True)
-            manifest = state["series"]
-        except (OSError, MemoryError):
+            yield
+        except Damaged as error:
+            error.folder = self.path
             raise
-        except Exception as error:  # whatever the bytes happen to spell
-            raise Damaged(
-                f"{file} must be a checkpoint of this run; it can't be read "
-                f"({type(error).__name__}). Remove {self.path}, and the run is trained anew."
-            ) from None
-        return state, Series(self.path / "series", manifest)
 
     def save_checkpoint(self, state: dict[str, Any], series: Series) -> None:
         """Brings the series to the disk, then replaces the last checkpoint, whole."""
         manifest = series.commit(state["step"])
         with written_whole(self.path / "checkpoint.pt") as part:
             torch.save({**state, "series": manifest}, part)
+
+
+def _load(file: Path, mend: str) -> dict[str, Any]:
+    """A checkpoint, verified."""
+    try:
+        with zipfile.ZipFile(file) as archive:  # torch.load does not look at its checksums
+            if broken := archive.testzip():
+                raise ValueError(f"{broken} was changed")
+        state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+        state["series"]
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # whatever the bytes happen to spell
+        raise Damaged(
+            f"{file} must be a checkpoint of this run; it can't be read ({type(error).__name__}). "
+            f"{mend}"
+        ) from None
+    return state
 
 
 def _differences(stored: Any, given: Any, name: str = "") -> list[tuple[str, Any, Any]]:

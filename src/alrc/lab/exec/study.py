@@ -4,13 +4,13 @@ import math
 import time
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import filelock
 from rich.console import Console
 
-from alrc.lab.engine.files import Damaged, written_whole
+from alrc.lab.engine.files import written_whole
 from alrc.lab.engine.jobs import Job
 from alrc.lab.engine.storage import AnotherRun, RunFolder
 from alrc.lab.engine.training import Progress
@@ -115,15 +115,18 @@ class _Study:
         for line in data_lines(self.specs.values()):
             self.say(line)
         earlier = f"{len(self.finished)} finished and {len(self.failed)} failed earlier"
-        again = self.clear_failed() if retry else []
+        self.retry = retry
+        if retry:
+            for log in self.failed.values():
+                with suppress(OSError):  # then the run says what there is to say
+                    log.unlink()
+            self.failed.clear()
         ended = self.finished | self.failed.keys()
         # The longest first, so that none of them is left alone at the end.
         todo = [job for job in self.jobs.values() if not ended.issuperset(job.specs)]
         todo.sort(key=lambda job: job.examples, reverse=True)
         left = len(self.specs) - len(ended)
         self.say(f"{len(self.specs)} runs: {earlier}, {left} to do")
-        for line in again:
-            self.say(line)
         bars = StudyBars({job.name: job for job in todo}, self.console)
         with Signals() as self.signals, bars as self.bars:
             self.in_trial = True
@@ -141,34 +144,6 @@ class _Study:
 
     def has_ended(self, job: Job) -> bool:
         return job.specs.keys() <= self.finished | self.failed.keys()
-
-    def clear_failed(self) -> list[str]:
-        """Lets failed runs go on, those that can't be read from the beginning; what it did."""
-        lines = []
-        for job in self.jobs.values():
-            failed = [name for name in job.specs if name in self.failed]
-            try:
-                for name in failed:
-                    with RunFolder(self.runs / name, self.specs[name].config) as folder:
-                        folder.load_checkpoint()
-                    self.failed[name].unlink()
-            except Damaged as error:
-                lines.append(f"{error} It was moved to {self.out / 'damaged'} with {job.label}")
-                for name in failed:
-                    self.move_aside(name)
-            except (ValueError, OSError) as error:
-                lines.append(f"{job.label} can't be run again: {error}")
-                continue
-            for name in failed:
-                del self.failed[name]
-        return lines
-
-    def move_aside(self, name: str) -> None:
-        (self.out / "damaged").mkdir(exist_ok=True)
-        place, number = self.out / "damaged" / name, 2
-        while place.exists():
-            place, number = self.out / "damaged" / f"{name}-{number}", number + 1
-        (self.runs / name).rename(place)
 
     def train(self, jobs: Iterable[Job], workers: Workers) -> None:
         """Until all have ended or paused, or the study is stopped."""
@@ -212,6 +187,8 @@ class _Study:
             match message:
                 case Finished():
                     self.finish(message)
+                case Failed(damaged=Path() as folder) if self.retry:
+                    self.begin_anew(job, folder, message, workers)
                 case Failed(disk_full=True):
                     self.ask_to_stop(f"the disk is full ({message.reason})", 1, workers)
                 case Failed():
@@ -252,6 +229,21 @@ class _Study:
         else:
             self.waiting.appendleft(job.name)
             self.say(f"{job.label}: its process was ended from outside; starting it again")
+
+    def begin_anew(self, job: Job, folder: Path, failure: Failed, workers: Workers) -> None:
+        """After a folder couldn't be read; what is in it is left to the user."""
+        damaged = self.out / "damaged"
+        place, number = damaged / folder.name, 2
+        while place.exists():
+            place, number = damaged / f"{folder.name}-{number}", number + 1
+        try:
+            damaged.mkdir(exist_ok=True)
+            folder.rename(place)
+        except OSError:
+            self.fail(job, failure, workers)
+        else:
+            self.waiting.appendleft(job.name)
+            self.say(f"{job.label}: trained anew; what there was is now {place} ({failure.reason})")
 
     def fail(self, job: Job, failure: Failed, workers: Workers) -> None:
         """Of an ensemble, all fail that are not finished."""

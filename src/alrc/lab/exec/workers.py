@@ -9,6 +9,7 @@ from math import inf, nan
 from pathlib import Path
 from typing import Any, Protocol
 
+from alrc.lab.engine.files import Damaged
 from alrc.lab.engine.jobs import Job, run_job
 from alrc.lab.engine.training import Progress, Stopped
 from alrc.lab.exec.progress import Show
@@ -41,11 +42,13 @@ class Failed:
         reason: In a line.
         log: The traceback.
         disk_full: Whether that was all; there is nothing wrong with the job then.
+        damaged: The folder without which it would be trained anew, if that is what helps.
     """
 
     reason: str
     log: str
     disk_full: bool = False
+    damaged: Path | None = None
 
     @classmethod
     def of(cls, error: BaseException) -> "Failed":
@@ -54,7 +57,8 @@ class Failed:
         if not isinstance(error, ValueError):  # whose words stand alone
             words = f"{type(error).__name__}: {words}"
         disk_full = isinstance(error, OSError) and error.errno in FULL
-        return cls(words.rstrip("."), traceback.format_exc(), disk_full)
+        damaged = error.folder if isinstance(error, Damaged) else None
+        return cls(words.rstrip("."), traceback.format_exc(), disk_full, damaged)
 
 
 # How far a job has come; or how it ended, which is None if its worker is gone.
