@@ -73,6 +73,7 @@ def study(
 
     from alrc.lab.engine.grid import Grid
     from alrc.lab.engine.jobs import Job
+    from alrc.lab.exec.stopping import StudyStopped
     from alrc.lab.exec.study import run_study
 
     try:
@@ -82,11 +83,11 @@ def study(
         specs = grid.named_specs(path.name for path in out.glob("runs/*"))
         where = _workers(next(iter(specs.values())).training.device, workers, ray)
         jobs = [Job({name: spec}) for name, spec in specs.items()]
-        failed = run_study(jobs, out, where, Console(stderr=True), retry, grid.record())
+        failed = run_study(jobs, out, where, Console(stderr=True), retry)
     except (ValueError, OSError) as refusal:
         fail(refusal, 2)
-    except KeyboardInterrupt:
-        fail("stopped; the same command goes on from the last checkpoints.", 130)
+    except StudyStopped as stopped:
+        fail(stopped, stopped.exit_code)
     for name, log in failed.items():
         typer.echo(f"{name}: {log}", err=True)
     if len(failed) < len(specs):
@@ -127,15 +128,15 @@ def _changes(given: list[str], device: str | None) -> dict[str, Any]:
 
 
 def _workers(device: str, count: int | None, ray: str | None) -> "Workers":
-    from alrc.lab.exec.workers import Processes
+    from alrc.lab.exec.processes import Processes
 
     if count is not None and count < 1:
         raise ValueError(f"--workers must be at least 1, because each trains a run; got {count}.")
     if ray is not None:
         from alrc.lab.exec.cluster import RayWorkers
 
-        return RayWorkers(ray, count, device)
-    return Processes(count or _places(device), device)
+        return RayWorkers(ray, count)
+    return Processes(count or _places(device))
 
 
 def _places(device: str) -> int:
