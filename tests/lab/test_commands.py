@@ -86,14 +86,20 @@ def test_help_imports_nothing_heavy() -> None:
     assert script(code, "--help").stdout.splitlines()[-1] == "imported []"
 
 
-@pytest.mark.parametrize("module", ["typer", "rich", "torch", "matplotlib", "skimage"])
-def test_a_missing_package_is_named_in_one_line(module: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("module", "package"),
+    [
+        *((name, name) for name in ("typer", "rich", "torch", "matplotlib")),
+        ("skimage", "scikit-image"),
+    ],
+)
+def test_a_missing_package_is_named_in_one_line(module: str, package: str, tmp_path: Path) -> None:
     code = f"import sys; sys.modules[{module!r}] = None"
     result = script(code, "demo", "--out", str(tmp_path / "figure.png"))
     assert result.returncode == 1
     assert result.stdout == ""
     assert result.stderr == (
-        f"alrc: {module} is not installed here. Install what the command line needs with: "
+        f"alrc: {package} is not installed here. Install what the command line needs with: "
         'pip install "alrc[lab]"\n'
     )
 
@@ -197,10 +203,9 @@ def test_cifar10_is_read_from_its_folder(tmp_path: Path, tasks: list[Supersampli
         ),
         (
             ["--cifar10", "nowhere"],
-            "nowhere/data_batch_1.bin must be there, because it is one of the six binary files of "
-            "CIFAR-10; it is missing. Download "
-            "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz again, unpack it, and give "
-            "its folder cifar-10-batches-bin.",
+            "images must be photographs, or a folder with CIFAR-10's six binary files; got "
+            "'nowhere', which is not there. Type alrc lab data cifar10: it downloads them once, "
+            "and prints their folder.",
         ),
     ],
 )

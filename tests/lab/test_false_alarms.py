@@ -39,19 +39,21 @@ def reports(
 
 @pytest.mark.parametrize("pairs", [3, 5, 10, 20])
 @pytest.mark.parametrize("tails", ["normal", "t2"])
-@pytest.mark.parametrize("diverging", [0.0, 0.2])
-@pytest.mark.parametrize("primary", [None, 0])
-@pytest.mark.parametrize("number", [400, pytest.param(10_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("primary", "diverging"),
+    [(None, 0.0), (None, 0.2), (0, 0.2), pytest.param(0, 0.0, marks=pytest.mark.slow)],
+)
+@pytest.mark.parametrize("number", [400, pytest.param(4_000, marks=pytest.mark.slow)])
 def test_a_report_says_something_false_in_at_most_5_percent(
-    pairs: int, tails: str, diverging: float, primary: int | None, number: int
+    pairs: int, tails: str, primary: int | None, diverging: float, number: int
 ) -> None:
     seed = round(10 * diverging) + 10 * (tails == "t2") + 100 * (primary is None)
     alarms = sum(
         any({c.verdict, c.divergence} & ALARMS for c in compare(report, primary))
         for report in reports(number, pairs, tails, diverging, seed)
     )
-    # At a rate of 5 % this many are exceeded by chance in one of 1,000 simulations: 8.5 % of 400
-    # reports, 5.7 % of 10,000.
+    # At a rate of 5 % this many are exceeded by chance in one of 1,000 simulations: 8.75 % of 400
+    # reports, 6.1 % of 4,000.
     assert alarms <= stats.binom.ppf(0.999, number, 0.05)
 
 

@@ -7,7 +7,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-__all__ = ["read_json", "sync_folder", "write_json", "written_whole"]
+__all__ = ["Damaged", "read_json", "sync_folder", "write_json", "written_whole"]
+
+
+class Damaged(ValueError):
+    """A stored file is missing, or not as it was written.
+
+    ``folder`` holds a run that can be trained anew without it, if that is what helps.
+    """
+
+    folder: Path | None = None
 
 
 @contextmanager
@@ -59,12 +68,12 @@ def read_json(file: Path, mend: str) -> dict[str, Any]:
         mend: What to do if it can't be read; a sentence.
 
     Raises:
-        ValueError: If it is not one.
+        Damaged: If it is not one.
     """
     try:
         value = json.loads(file.read_text(encoding="utf-8"))
         if not isinstance(value, dict):
             raise ValueError(f"it holds a {type(value).__name__}")
     except ValueError as error:  # UnicodeDecodeError is one too
-        raise ValueError(f"{file} must hold a JSON object; {error}. {mend}") from None
+        raise Damaged(f"{file} must hold a JSON object; {error}. {mend}") from None
     return value

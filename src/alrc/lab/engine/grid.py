@@ -119,6 +119,7 @@ class Grid:
         known = {name.rpartition("-")[2]: name for name in there}
         specs = self.specs()
         facts = [_facts(spec) for spec in specs]
+        self._check_primary(facts)
         keys = dict.fromkeys(key for fact in facts for key in fact)
         varying = [key for key in keys if len({repr(fact.get(key)) for fact in facts}) > 1]
         named = {}
@@ -128,6 +129,26 @@ class Grid:
             name = re.sub(r"[^A-Za-z0-9._=+-]+", "-", name)[:LONGEST_NAME].strip("-.")
             named[known.get(spec.digest, f"{name}-{spec.digest}")] = spec
         return named
+
+    def _check_primary(self, facts: list[dict[str, Any]]) -> None:
+        wanted = dict(self.primary or {})
+        if not any(all(fact.get(key) == value for key, value in wanted.items()) for fact in facts):
+            raise ValueError(
+                f"{self.file}: primary must be one of the comparisons of the study; there is none "
+                f"with {', '.join(f'{key} = {value!r}' for key, value in wanted.items())}."
+            )
+
+    def record(self) -> dict[str, Any]:
+        """What study.json holds: all of this, as plain values."""
+        return {
+            "tasks": [task.spelled for task in self.tasks],
+            "arms": [arm.spelled for arm in self.arms],
+            "seeds": list(self.seeds),
+            "set": dict(self.values),
+            "cross": dict(self.cross),
+            "zip": dict(self.together),
+            "primary": None if self.primary is None else dict(self.primary),
+        }
 
     def _choices(self) -> Iterator[dict[str, Any]]:
         """Every value of each key."""

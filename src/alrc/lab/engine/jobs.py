@@ -22,6 +22,17 @@ class Job:
     specs: Mapping[str, Spec]
 
     @property
+    def name(self) -> str:
+        """That of its first run, by which a job is told from others."""
+        return next(iter(self.specs))
+
+    @property
+    def label(self) -> str:
+        """Its name, and how many runs there are beside."""
+        more = len(self.specs) - 1
+        return f"{self.name} and {more} more" if more else self.name
+
+    @property
     def steps(self) -> int:
         """Training steps, of each run."""
         return next(iter(self.specs.values())).training.steps

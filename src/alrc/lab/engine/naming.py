@@ -2,7 +2,7 @@
 
 ``NAME key=value ...``, with the options that differ from their defaults, is how a task or an arm is
 written in a study's file, on the command line, in the names of runs and in reports:
-``alrc num_stddev=2.0``, ``./heavy.py:Heavy power=4``. A value is written as in TOML; quotes may be
+``alrc num_stddev=2``, ``./heavy.py:Heavy power=4``. A value is written as in TOML; quotes may be
 left out, and ``none`` stands for nothing given.
 """
 
@@ -142,6 +142,8 @@ def _spell_value(value: Any) -> str:
         return "none"
     if isinstance(value, str):
         return shlex.quote(value)
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
+        return str(int(value))
     return shlex.quote(json.dumps(value, separators=(",", ":")))
 
 

@@ -18,6 +18,7 @@ from alrc.lab.engine.storage import RunFolder
 __all__ = ["CHECKPOINT_SECONDS", "Progress", "Stopped", "Trainer", "train"]
 
 CHECKPOINT_SECONDS = 60.0
+REPORT_SECONDS = 0.1  # a mean loss costs more than a small step, and on a GPU waits for it
 LARGEST_WAIT = 2**26  # bytes of series that may wait in memory for the next checkpoint
 
 
@@ -145,7 +146,7 @@ def train(
     Args:
         spec: What is trained, and how.
         folder: Where it is kept.
-        report: Called after every step.
+        report: Called after the first and the last step, and ten times a second.
         stop: Asked after every step whether to stop now.
         checkpoint_seconds: Seconds between checkpoints, >= 0.
 
@@ -154,7 +155,7 @@ def train(
 
     Raises:
         Stopped: If ``stop`` said so; a checkpoint was written.
-        ValueError: If a stored file is damaged.
+        Damaged: If a stored file is.
     """
     if (result := folder.result) is not None:
         return result
@@ -166,7 +167,7 @@ def train(
     window = max(steps // 100, 1)
     evaluations: list[list[float]] = [] if state is None else state["evaluations"]
     batches = trainer.task.batches(spec.seed, spec.training.batch_size, trainer.step)
-    saved = time.monotonic()
+    saved, reported = time.monotonic(), -math.inf
 
     def save() -> None:
         nonlocal saved
@@ -177,7 +178,9 @@ def train(
         trainer.advance(next(batches))
         if trainer.step % every == 0 or trainer.step == steps:
             evaluations.append([trainer.step, *evaluate(trainer.task, trainer.networks)])
-        if report is not None:
+        is_due = time.monotonic() - reported >= REPORT_SECONDS or trainer.step == steps
+        if report is not None and is_due:
+            reported = time.monotonic()
             report(Progress(trainer.step, series.latest(trainer.first_loss, window)))
         if trainer.step == steps:
             break

@@ -11,6 +11,8 @@ from alrc.lab.report.paired import ROUNDING, PairedDifferences
 
 __all__ = ["Pairs", "SortedPairs"]
 
+LARGEST = 700.0  # logarithm of a ratio that float64 holds
+
 
 @dataclass(frozen=True)
 class Pairs:
@@ -118,7 +120,9 @@ class SortedPairs:
 
     def change(self, difference: float) -> float:
         """How a difference is told: as a relative change, unless it is absolute."""
-        return math.expm1(difference) if self.logarithms else difference / self.scale
+        if not self.logarithms:
+            return difference / self.scale
+        return math.inf if difference > LARGEST else math.expm1(difference)
 
 
 def _not_finite(values: Mapping[int, float]) -> frozenset[int]:

@@ -69,7 +69,6 @@ def _comparison(study: Study, c: Compared) -> dict[str, Any]:
         "high": high,
         "p": r.p,
         "level": r.level,
-        "test": r.test,
         "pairs": len(r.seeds),
         "wins": r.wins,
         "ties": r.ties,

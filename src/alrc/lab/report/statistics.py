@@ -4,7 +4,6 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Literal
 
 import numpy as np
 
@@ -81,7 +80,6 @@ class Comparison:
         absolute: Changes are differences in the metric's own unit, because its ratios mean nothing
             (some values are negative, or `Pairs.ratios` says so).
         p: Two-sided, not corrected; NaN for fewer than two pairs.
-        test: By which test: t, or exact sign flips where sizes of differences are equal.
         wins: Pairs in which the arm is better.
         ties: Pairs of equal values, as identical runs have.
         losses: Pairs in which it is worse.
@@ -91,7 +89,7 @@ class Comparison:
         unpaired: Seeds that are there only before or only after.
         level: What p had to reach, after correction.
         detectable: Smallest change for the better that so many pairs with this spread show at that
-            level in 80 % of studies; inf if none, NaN if the spread is unknown.
+            level in 80 % of studies; NaN if the spread is unknown.
         seeds_needed: Pairs with which the change as observed would be shown in 80 % of studies;
             None if there is no change, or if it takes more than 10,000.
         verdict: Of the metric.
@@ -104,7 +102,6 @@ class Comparison:
     interval: tuple[float, float] | None
     absolute: bool
     p: float
-    test: Literal["t", "sign flips"]
     wins: int
     ties: int
     losses: int
@@ -143,7 +140,7 @@ def compare(
         >>> off = {0: 2.0, 1: 4.0, 2: 3.0, 3: 5.0}
         >>> [c] = compare([Pairs(off, {0: 1.5, 1: 3.1, 2: 2.2, 3: 3.7})])
         >>> round(c.change, 3), c.wins, c.verdict.value
-        (-0.252, 4, 'better')
+        (-0.251, 4, 'better')
     """
     if primary is not None and not 0 <= primary < len(families):
         raise ValueError(
@@ -183,9 +180,6 @@ def _comparison(outcome: SortedPairs, metric: Decision, divergence: Decision) ->
     d = outcome.differences
     interval = d.interval()
     sign = 1 if outcome.pairs.better == "higher" else -1
-    detectable = d.detectable(metric.level)
-    if math.isfinite(detectable):
-        detectable = sign * outcome.change(sign * detectable)
     return Comparison(
         seeds=outcome.seeds,
         relative=tuple(map(outcome.change, d.values)),
@@ -193,7 +187,6 @@ def _comparison(outcome: SortedPairs, metric: Decision, divergence: Decision) ->
         interval=interval and (outcome.change(interval[0]), outcome.change(interval[1])),
         absolute=outcome.absolute,
         p=d.p,
-        test="sign flips" if d.exact else "t",
         wins=int((sign * d.rounded > 0).sum()),
         ties=int((d.rounded == 0).sum()),
         losses=int((sign * d.rounded < 0).sum()),
@@ -202,7 +195,7 @@ def _comparison(outcome: SortedPairs, metric: Decision, divergence: Decision) ->
         p_diverged=mcnemar(outcome.only_before, outcome.only_after),
         unpaired=outcome.unpaired,
         level=metric.level,
-        detectable=detectable,
+        detectable=sign * outcome.change(sign * d.detectable(metric.level)),
         seeds_needed=d.needed(metric.level),
         verdict=_verdict(outcome, metric, sign * d.mean > 0),
         divergence=_divergence(outcome, divergence),
