@@ -28,9 +28,7 @@ class Heavy(Task):
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             return {
-                "net": nn.Sequential(
-                    nn.Linear(1, self.width), nn.Tanh(), nn.Linear(self.width, 1)
-                )
+                "net": nn.Sequential(nn.Linear(1, self.width), nn.Tanh(), nn.Linear(self.width, 1))
             }
 
     def batches(self, seed: int, batch_size: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -55,12 +55,17 @@ def markdown(folder: Path) -> str:
 def test_runs_are_listed_without_opening_a_series(
     study: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*given: object, **options: object) -> None:
-        raise AssertionError("a series was opened")
+    opened = []
+    original = Path.open
 
-    monkeypatch.setattr(np, "load", refuse)
-    monkeypatch.setattr(Path, "open", refuse)
+    def watch(path: Path, *given: Any, **options: Any) -> Any:
+        opened.append(path.name)
+        return original(path, *given, **options)
+
+    monkeypatch.setattr(np, "load", None)
+    monkeypatch.setattr(Path, "open", watch)
     read = read_study(study)
+    assert set(opened) == {"config.json", "result.json"}
     assert [(run.arm, run.seed, run.limited > 0) for run in read.runs] == [
         ("off", 0, False),
         ("off", 1, False),
