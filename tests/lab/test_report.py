@@ -187,9 +187,16 @@ def test_wins_ties_and_losses_are_counted(tmp_path: Path) -> None:
     assert row[8:11] == ["1", "1", "4"]
 
 
-def test_a_declared_primary_comparison_comes_first(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("study.toml", 'primary = {arm = "alrc num_stddev=2", task.width = 16}'),
+        ("study.json", '{"primary": {"arm": "alrc num_stddev=2.0", "task.width": 16}}'),
+    ],
+)
+def test_a_declared_primary_comparison_comes_first(tmp_path: Path, file: str, content: str) -> None:
     write_pairs(tmp_path, {"off": off, "alrc": unclear, "alrc num_stddev=2.0": lower})
-    (tmp_path / "study.toml").write_text('primary = {arm = "alrc num_stddev=2", task.width = 16}')
+    (tmp_path / file).write_text(content)
     text = markdown(tmp_path)
     assert text.split("\n\n")[2].startswith(
         "Declared primary comparison, in `squares`: `alrc num_stddev=2.0` is **better** than `off`"
@@ -202,9 +209,9 @@ def test_a_declared_primary_comparison_comes_first(tmp_path: Path) -> None:
 def test_a_primary_comparison_that_is_not_there_yet_is_said(tmp_path: Path) -> None:
     write_pairs(tmp_path, {"off": off, "alrc": lower})
     (tmp_path / "study.toml").write_text('primary = {arm = "alrc num_stddev=9"}')
-    assert (
-        "The primary comparison that study.toml declares has no finished runs yet."
-    ) in markdown(tmp_path)
+    assert ("The primary comparison that the study declares has no finished runs yet.") in markdown(
+        tmp_path
+    )
 
 
 def test_settings_are_told_apart_by_what_varies(tmp_path: Path) -> None:

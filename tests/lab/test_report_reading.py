@@ -216,7 +216,7 @@ def test_a_primary_comparison_that_names_several_is_refused(study: Path) -> None
     write_run(study, "alrc", training={"batch_size": 4}, limit=4.0)
     (study / "study.toml").write_text('primary = {arm = "alrc"}')
     assert refusal(study) == (
-        f"{study / 'study.toml'}: primary must name one comparison, because its verdict is to be "
+        f"{study}: the study's primary must name one comparison, because its verdict is to be "
         "believed as it stands; it names 2. Add keys of the setting, such as task.width or "
         "training.batch_size."
     )
@@ -224,12 +224,18 @@ def test_a_primary_comparison_that_names_several_is_refused(study: Path) -> None
     assert len(read_study(study).primary) == 1
 
 
-def test_a_study_file_that_is_no_toml_is_refused(study: Path) -> None:
-    (study / "study.toml").write_text("primary = ")
-    assert refusal(study).startswith(
-        f"{study / 'study.toml'} must be the study's TOML file, with primary, if at all, as a "
-        "table; "
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("study.toml", "primary = "), ("study.json", "[]"), ("study.toml", "primary = 3")],
+)
+def test_a_damaged_file_of_the_study_is_refused(study: Path, name: str, content: str) -> None:
+    (study / name).write_text(content)
+    message = refusal(study)
+    assert message.startswith(
+        f"{study / name} must say what was asked of the study, with primary, if at all, as a "
+        "table; but: "
     )
+    assert message.endswith(". Mend it, or remove it: runs are reported without.")
 
 
 def command(folder: Path) -> tuple[int, str]:

@@ -42,7 +42,7 @@ def findings(study: Study, comparisons: Sequence[Compared]) -> Iterator[Block]:
         )
     elif study.declared:
         yield Paragraph(
-            "The primary comparison that study.toml declares has no finished runs yet.", lead=True
+            "The primary comparison that the study declares has no finished runs yet.", lead=True
         )
     many = len(by_setting) > 1
     yield Bullets(

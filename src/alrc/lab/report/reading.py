@@ -86,20 +86,20 @@ def _read_single(folder: Path) -> Study:
 
 
 def _declared(folder: Path) -> Mapping[str, Any]:
-    """The primary comparison of study.toml, if there is one."""
-    file = folder / "study.toml"
-    if not file.is_file():
-        return {}
-    try:
-        primary = tomllib.loads(file.read_text(encoding="utf-8")).get("primary", {})
-        if not isinstance(primary, dict):
-            raise ValueError(f"primary is {primary!r}")
-    except ValueError as fault:
-        raise ValueError(
-            f"{file} must be the study's TOML file, with primary, if at all, as a table; {fault}. "
-            "Mend it, or remove primary from it."
-        ) from None
-    return dict(_flat(primary))
+    """The primary comparison of study.json, which a study writes, or of study.toml."""
+    readers = {"study.json": json.loads, "study.toml": tomllib.loads}
+    for name, loads in readers.items():
+        if not (file := folder / name).is_file():
+            continue
+        try:
+            primary = loads(file.read_text(encoding="utf-8")).get("primary") or {}
+            return dict(_flat(primary))
+        except (ValueError, AttributeError) as fault:
+            raise ValueError(
+                f"{file} must say what was asked of the study, with primary, if at all, as a "
+                f"table; but: {fault}. Mend it, or remove it: runs are reported without."
+            ) from None
+    return {}
 
 
 def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -147,7 +147,7 @@ class Study:
         failed: Names of those that left a log.txt instead.
         unfinished: Names of those that have neither.
         single: Whether it is a lone run's folder.
-        declared: The primary comparison as study.toml declares it.
+        declared: The primary comparison that the study declares.
     """
 
     folder: Path
@@ -223,15 +223,15 @@ class Study:
         ]
         if len(found) > 1:
             raise ValueError(
-                f"{self.folder / 'study.toml'}: primary must name one comparison, because its "
-                f"verdict is to be believed as it stands; it names {len(found)}. Add keys of the "
-                "setting, such as task.width or training.batch_size."
+                f"{self.folder}: the study's primary must name one comparison, because its verdict "
+                f"is to be believed as it stands; it names {len(found)}. Add keys of the setting, "
+                "such as task.width or training.batch_size."
             )
         return found
 
 
 def _is_named(run: Run, declared: Mapping[str, Any]) -> bool:
-    """Whether a run is of the design that ``primary`` in study.toml says."""
+    """Whether a run is of the design that ``primary`` of the study says."""
     for key, value in declared.items():
         room, _, name = key.partition(".")
         if name:
