@@ -2,12 +2,12 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-__all__ = ["read_json", "sync_folder", "write_json", "written_whole"]
+__all__ = ["read_json", "sync_all", "sync_folder", "write_json", "written_whole"]
 
 
 @contextmanager
@@ -43,6 +43,16 @@ def sync_folder(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def sync_all(files: Iterable[Path]) -> None:
+    """Brings many files to the disk, at once where the system can: each waits for the disk."""
+    if hasattr(os, "sync"):
+        os.sync()
+        return
+    for file in files:
+        with file.open("rb+") as stream:
+            os.fsync(stream.fileno())
 
 
 def write_json(file: Path, value: Any) -> None:
