@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from alrc.lab.engine.batched import Ensemble
-from alrc.lab.engine.files import sync_all
+from alrc.lab.engine.files import sync_all, written_together
 from alrc.lab.engine.series import Series, is_present, read_series
 from alrc.lab.engine.spec import FORMAT, Spec
 from alrc.lab.engine.storage import RunFolder
@@ -94,14 +94,15 @@ def _store(
             if is_present(own_rows := stored[there][:, row]).any():  # alone it has none else
                 series.write(here, own_rows)
     sync_all(p for own in folders.values() for p in (own.path / "series").iterdir())
-    for name, own in folders.items():
-        i = order.index(name)
-        member = Trained(
-            ensemble.task,
-            ensemble.stack.networks[i],
-            written[name],
-            ensemble.step,
-            ensemble.seconds / len(order),
-        )
-        rows = [[float(step), *metrics[i]] for step, *metrics in evaluations]
-        finish(ensemble.specs[name], own, member, rows, trained_with=len(order))
+    with written_together():
+        for name, own in folders.items():
+            i = order.index(name)
+            member = Trained(
+                ensemble.task,
+                ensemble.stack.networks[i],
+                written[name],
+                ensemble.step,
+                ensemble.seconds / len(order),
+            )
+            rows = [[float(step), *metrics[i]] for step, *metrics in evaluations]
+            finish(ensemble.specs[name], own, member, rows, trained_with=len(order))

@@ -4,10 +4,42 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-__all__ = ["read_json", "sync_all", "sync_folder", "write_json", "written_whole"]
+__all__ = [
+    "read_json",
+    "sync_all",
+    "sync_folder",
+    "write_json",
+    "written_together",
+    "written_whole",
+]
+
+
+# Files that are written, and the names that they are to have, within written_together.
+_waiting: ContextVar[dict[Path, Path] | None] = ContextVar("waiting", default=None)
+
+
+@contextmanager
+def written_together() -> Iterator[None]:
+    """Lets all files that :func:`written_whole` writes within it appear at its end, or none.
+
+    The disk is waited for once for all of them, not twice for each, which takes milliseconds.
+    """
+    waiting: dict[Path, Path] = {}
+    token = _waiting.set(waiting)
+    try:
+        yield
+        sync_all(waiting)
+        for part, path in waiting.items():
+            os.replace(part, path)
+        sync_all({path.parent for path in waiting.values()})
+    finally:
+        _waiting.reset(token)
+        for part in waiting:
+            part.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -25,6 +57,11 @@ def written_whole(path: Path) -> Iterator[Path]:
         '42'
     """
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    waiting = _waiting.get()
+    if waiting is not None:
+        waiting[part] = path
+        yield part
+        return
     try:
         yield part
         with part.open("rb+") as stream:
@@ -46,13 +83,14 @@ def sync_folder(folder: Path) -> None:
 
 
 def sync_all(files: Iterable[Path]) -> None:
-    """Brings many files to the disk, at once where the system can: each waits for the disk."""
+    """Brings many files and folders to the disk, at once where the system can."""
     if hasattr(os, "sync"):
         os.sync()
         return
     for file in files:
-        with file.open("rb+") as stream:
-            os.fsync(stream.fileno())
+        if not file.is_dir():
+            with file.open("rb+") as stream:
+                os.fsync(stream.fileno())
 
 
 def write_json(file: Path, value: Any) -> None:
