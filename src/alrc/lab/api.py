@@ -265,10 +265,10 @@ class Arm(Options):
     def stacked(self, members: int) -> "Arm | None":
         """The same arm for several runs that are trained together, to be faster than one by one.
 
-        It is asked for only where this very class defines it. Losses, limits, parameters with
-        their gradients, logged numbers, and :attr:`step_ok` if it is a tensor, then have a first
-        axis more, of length ``members``; what is done to one must not depend on the others. It
-        draws no random numbers, and leaves the optimizer as it is. With None, which is always
+        It is asked for only where this very class defines it. Losses, limits, trained parameters
+        with their gradients, logged numbers, and :attr:`step_ok` if it is a tensor, then have a
+        first axis more, of length ``members``; what is done to one must not depend on the others.
+        It draws no random numbers, and leaves the optimizer as it is. With None, which is always
         right, each run has an arm of its own.
         """
         return None

@@ -71,10 +71,10 @@ class OriginalALRC(nn.Module):
 
     def forward(self, losses: Tensor) -> Tensor:
         shape = self.mu1.shape
-        limit = self.threshold.reshape(*shape, *[1] * (losses.dim() - len(shape)))
+        limit = self.threshold.reshape((*shape, *[1] * (losses.dim() - len(shape))))
         clipped = torch.where(losses < limit, losses, losses / (losses / limit).detach())
         with torch.no_grad():
-            rows = clipped.reshape(*shape, -1)
+            rows = clipped.reshape((*shape, -1))
             self.mu1.mul_(0.997).add_(0.001 * rows.mean(-1))
             self.mu2.mul_(0.997).add_(0.001 * rows.square().mean(-1))
         return clipped
