@@ -8,14 +8,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import vmap
 
 from alrc.lab.api import Task
 from alrc.lab.engine.designs import Design, Rows, make_design
 from alrc.lab.engine.outcome import evaluate
 from alrc.lab.engine.series import Series
 from alrc.lab.engine.spec import Spec, task_of
-from alrc.lab.engine.stacking import Stack, refusal
+from alrc.lab.engine.stacking import Stack
 
 __all__ = ["Ensemble", "setting_of", "why_alone"]
 
@@ -25,10 +24,10 @@ ALL = "all."  # begins the names of series that all members have
 
 
 def why_alone(spec: Spec) -> str | None:
-    """What must hold for a run to be trained together with others, in words, where it does not."""
+    """What would have to hold for a run to be trained together with others; None if it holds."""
     task = task_of(spec.task)
     if not task.stackable:
-        return "say that it is stackable"
+        return "have stackable = True"
     if type(task).optimizers is not Task.optimizers:
         return "leave optimizers() as it is"
     if type(task).phases is not Task.phases:
@@ -68,11 +67,14 @@ class Ensemble:
         self.task, self.training = task_of(first.task), first.training
         for name, spec in self.specs.items():
             if (words := why_alone(spec)) is not None:
-                raise refusal(task_of(spec.task), words)
+                raise ValueError(
+                    f"{type(self.task).__name__}: for its runs to be trained together it must "
+                    f"{words}. Train them one by one."
+                )
             if setting_of(spec) != setting_of(first):
                 raise ValueError(
                     "Runs that are trained together must have the same task and training, up to "
-                    f"{', '.join(OWN)}; {name} and {order[0]} have not. Train them one by one."
+                    f"{', '.join(OWN)}; {name!r} and {order[0]!r} have not. Train them one by one."
                 )
         seeds = [spec.seed for spec in self.specs.values()]
         self.stack = Stack(self.task, seeds, torch.device(self.training.device))
@@ -139,7 +141,7 @@ class Ensemble:
         totals = []
         for parts in alike.values():
             joined = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-            totals.append(vmap(lambda losses: self.task.combine("step", losses))(joined).sum())
+            totals.append(self.stack.combine(joined).sum())
         return torch.stack(totals).sum()
 
     def _recorder(self, design: int) -> Callable[[str, Tensor], None]:

@@ -1,12 +1,12 @@
 """Networks of several runs as one network with a dimension more."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_map, tree_map_only
 
 from alrc.lab.api import Networks, Outcome, Task
 
@@ -18,7 +18,7 @@ SAME = 1e-3  # relative difference up to which two ways to compute a loss give t
 
 def refusal(task: Task, what: str) -> ValueError:
     return ValueError(
-        f"{type(task).__name__} must {what}, because its runs are trained together. Set its "
+        f"{type(task).__name__}: for its runs to be trained together it must {what}. Set its "
         "stackable = False, and they are trained one by one."
     )
 
@@ -110,47 +110,46 @@ class Stack:
         Raises:
             ValueError: If the task can't be stacked.
         """
-        alone = [
-            self._alone(self.networks[self.seed_of.tolist().index(i)], batch)
-            for i, batch in enumerate(batches)
-        ]
+        members = [self.seed_of.tolist().index(i) for i in range(len(batches))]
+        alone = [self._alone(self.networks[i], x) for i, x in zip(members, batches, strict=True)]
         try:
-            losses, _ = self.losses(batches)
-            total = torch.stack([loss.sum() for loss in losses.values()]).sum()
-            torch.autograd.grad(total, self.leaves)
+            together, _ = self.losses(batches)
+            total = self.combine(together)
+            torch.autograd.grad(total.sum(), self.leaves)
         except (RuntimeError, AttributeError, TypeError) as error:
             words = str(error).splitlines()[0].rstrip(".")
             if "not have been used" in words:
-                raise refusal(
-                    self.task, "use every parameter in its losses, or freeze it,"
-                ) from None
-            raise refusal(
-                self.task, f"have a step that works on stateless networks under vmap ({words})"
-            ) from error
-        for i, own in enumerate(alone):
-            member = self.seed_of.tolist().index(i)
-            for name, loss in own.items():
-                stacked = losses[name][member]
-                scale = loss.abs().max() if loss.numel() else loss.sum()
-                if stacked.shape != loss.shape or bool(
-                    ((stacked - loss).abs() > SAME * scale).any()
-                ):
+                words = "use every parameter in its losses, or freeze it"
+            else:
+                words = f"have a step that works under torch.func.vmap ({words})"
+            raise refusal(self.task, words) from error
+        for i, (losses, combined) in zip(members, alone, strict=True):
+            pairs = [(name, x, together[name][i]) for name, x in losses.items()]
+            for name, x, y in [*pairs, ("sum", combined, total[i])]:
+                if x.shape != y.shape or ((x - y).abs() > SAME * x.abs().amax()).any():
                     raise refusal(
-                        self.task, f"give the same {name} for a network alone and in a stack"
+                        self.task, f"give the same {name} for networks alone and in a stack"
                     )
 
-    def _alone(self, networks: Networks, batch: Any) -> Losses:
-        """The losses of one member, if nothing moves meanwhile."""
+    def combine(self, losses: Mapping[str, Tensor]) -> Tensor:
+        """What each member minimises."""
+        combined: Tensor = vmap(lambda own: self.task.combine("step", own))(dict(losses))
+        return combined
+
+    def _alone(self, networks: Networks, batch: Any) -> tuple[Losses, Tensor]:
+        """The losses of one member and what it minimises, if nothing moves meanwhile."""
         before = [b.clone() for network in networks.values() for b in network.buffers()]
         random = torch.get_rng_state()
+        batch = tree_map_only(Tensor, lambda x: x.to(self.values.device), batch)
         outcome = self.task.step(networks, batch)
         losses = outcome.losses if isinstance(outcome, Outcome) else outcome
+        combined = self.task.combine("step", losses)
         after = [b for network in networks.values() for b in network.buffers()]
         if not all(torch.equal(x, y) for x, y in zip(before, after, strict=True)):
-            raise refusal(self.task, "have networks whose buffers stay (no running statistics)")
+            raise refusal(self.task, "have networks whose buffers stay, so no running statistics")
         if not torch.equal(random, torch.get_rng_state()):
-            raise refusal(self.task, "draw no random numbers in its step (no dropout)")
-        return {name: loss.detach() for name, loss in losses.items()}
+            raise refusal(self.task, "draw no random numbers in its steps, so no dropout")
+        return {name: loss.detach() for name, loss in losses.items()}, combined.detach()
 
     def _check_parameters(self, parameters: Sequence[Tensor]) -> None:
         if not parameters or len({(x.dtype, x.device) for x in parameters}) > 1:
@@ -187,7 +186,7 @@ def _stack(task: Task, batches: Sequence[Any], seed_of: Tensor) -> Any:
 
     def stack(*parts: Any) -> Any:
         if not isinstance(parts[0], Tensor):
-            raise refusal(task, f"have batches of tensors alone; got a {type(parts[0]).__name__}")
+            raise refusal(task, f"have batches of tensors alone, not of {type(parts[0]).__name__}")
         if len({x.shape for x in parts}) > 1:
             raise refusal(task, "have batches of one shape, whatever the seed")
         return torch.stack(parts).to(seed_of.device, non_blocking=True)[seed_of]
