@@ -77,18 +77,19 @@ class Alone:
         return {n: x[0] if n == "step" else x for n, x in joined.items()}
 
 
+SGD = {"optimizer": "sgd", "momentum": 0.9, "learning_rate": 1e-4}
 SETTINGS = [
-    ("Dense width=16", {"optimizer": "adam"}),
-    ("Dense width=16 decaying=true", {"optimizer": "sgd", "momentum": 0.9, "learning_rate": 1e-4}),
-    ("Convolutional", {"optimizer": "adamw", "weight_decay": 0.1}),
+    ("Dense width=16", ARMS, [3, 5], {"optimizer": "adam"}),
+    ("Dense width=8 decaying=true", [ARMS[0], ARMS[1], *ARMS[-2:]], [3], SGD),
+    ("Convolutional", ARMS[1:], [4], {"optimizer": "adamw", "weight_decay": 0.1}),
 ]
 
 
-@pytest.mark.parametrize(("task", "training"), SETTINGS)
+@pytest.mark.parametrize(("task", "arms", "seeds", "training"), SETTINGS)
 def test_each_member_is_at_every_step_what_it_is_alone(
-    task: str, training: Mapping[str, Any], tmp_path: Path
+    task: str, arms: list[str], seeds: list[int], training: Mapping[str, Any], tmp_path: Path
 ) -> None:
-    ensemble = Ensemble(runs(task, ARMS, [3, 5], **training), Series(tmp_path / "all" / "series"))
+    ensemble = Ensemble(runs(task, arms, seeds, **training), Series(tmp_path / "all" / "series"))
     alone = [Alone(spec, tmp_path / name) for name, spec in ensemble.specs.items()]
     batches = ensemble.batches()
     for _ in range(200):

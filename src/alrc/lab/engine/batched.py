@@ -156,12 +156,8 @@ class Ensemble:
 
     def latest(self, count: int) -> float:
         """The median over members of the mean of their first loss over so many steps."""
-        rows = self.series.recent(self.first_loss, count)
-        return float(
-            torch.stack([row.flatten(1).mean(1) if row.dim() > 1 else row for row in rows])
-            .mean(0)
-            .nanmedian()
-        )
+        rows = torch.stack(self.series.recent(self.first_loss, count))
+        return float(rows.reshape(*rows.shape[:2], -1).mean((0, 2)).nanmedian())
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that continued runs need."""

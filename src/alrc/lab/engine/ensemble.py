@@ -9,10 +9,12 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from alrc.lab.engine.batched import Ensemble
-from alrc.lab.engine.files import sync_all, written_together
+from alrc.lab.engine.files import read_json, sync_all, written_together
 from alrc.lab.engine.series import Series, is_present, read_series
 from alrc.lab.engine.spec import FORMAT, Spec
 from alrc.lab.engine.storage import RunFolder
@@ -47,7 +49,8 @@ def train_together(
         Stopped: If ``stop`` said so; a checkpoint was written.
         ValueError: If the runs can't be trained together, or a stored file is damaged.
     """
-    place = next(iter(folders.values())).path.parent.parent / "ensembles"
+    runs = next(iter(folders.values())).path.parent
+    place = runs.parent / "ensembles"
     waiting = [name for name in specs if folders[name].result is None]
     members = dict(specs)
     if not (place / _key(specs) / "checkpoint.pt").exists():
@@ -65,9 +68,17 @@ def train_together(
             ensemble = Ensemble(members, series)
             evaluations = go_on(ensemble, folder, state, *rest)
             _store(ensemble, folder, {name: folders[name] for name in waiting}, evaluations)
-    if members:
-        shutil.rmtree(place / _key(members), ignore_errors=True)
+    _clean(place, runs)
     return {name: folders[name].result or {} for name in specs}
+
+
+def _clean(place: Path, runs: Path) -> None:
+    """Removes ensembles of which every member is finished, there or alone."""
+    for file in place.glob("*/config.json"):
+        with suppress(OSError, ValueError):  # another process removed it, or it is damaged
+            members = read_json(file, f"Remove {file.parent}.")["members"]
+            if all((runs / name / "result.json").exists() for name in members):
+                shutil.rmtree(file.parent)
 
 
 def _key(specs: Mapping[str, Spec]) -> str:

@@ -27,6 +27,17 @@ def written_together() -> Iterator[None]:
     """Lets all files that :func:`written_whole` writes within it appear at its end, or none.
 
     The disk is waited for once for all of them, not twice for each, which takes milliseconds.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "result.txt"
+        >>> with written_together():
+        ...     with written_whole(path) as part:
+        ...         _ = part.write_text("42")
+        ...     path.exists()
+        False
+        >>> path.read_text()
+        '42'
     """
     waiting: dict[Path, Path] = {}
     token = _waiting.set(waiting)
@@ -58,18 +69,18 @@ def written_whole(path: Path) -> Iterator[Path]:
     """
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     waiting = _waiting.get()
-    if waiting is not None:
-        waiting[part] = path
-        yield part
-        return
     try:
         yield part
+        if waiting is not None:
+            waiting[part] = path
+            return
         with part.open("rb+") as stream:
             os.fsync(stream.fileno())
         os.replace(part, path)
         sync_folder(path.parent)
     finally:
-        part.unlink(missing_ok=True)
+        if waiting is None or part not in waiting:
+            part.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:
