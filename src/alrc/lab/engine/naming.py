@@ -153,6 +153,7 @@ def installed(kind: Kind) -> dict[str, str]:
     return {entry.name: entry.value for entry in entry_points(group=f"alrc.{kind}s")}
 
 
+@cache  # to look through all that is installed takes milliseconds
 def _installed(kind: Kind, name: str) -> Any:
     found = [entry for entry in entry_points(group=f"alrc.{kind}s") if entry.name == name]
     if not found:
