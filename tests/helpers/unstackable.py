@@ -131,6 +131,17 @@ class Removing(Arm):
 
 
 @dataclass
+class Narrow(Arm):
+    """Its stacked form takes the mean over the members too."""
+
+    def limit(self, name: str, losses: Tensor) -> Tensor:
+        return losses.mean()
+
+    def stacked(self, members: int) -> Arm:
+        return self
+
+
+@dataclass
 class Halved(Alrc):
     """Does something else than the stacked form of what it is derived from."""
 

@@ -98,6 +98,7 @@ def test_runs_of_two_settings_are_not_trained_together(tmp_path: Path) -> None:
             "leave a gradient for each parameter; it removed one. To skip a step, set step_ok to "
             "False.",
         ),
+        ("Narrow", "give a first axis of its 2 members; got the shape ()."),
     ],
 )
 def test_a_stacked_arm_that_can_not_be_honoured_is_refused(

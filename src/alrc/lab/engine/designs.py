@@ -123,8 +123,8 @@ class _Stacked(Design):
         limited = {}
         for name, x in losses.items():
             if (limit := self.arm.threshold(name)) is not None:
-                record(f"{name}.limit", limit.clone())  # the arm may move it in place
-            limited[name] = self.arm.limit(name, x)
+                record(f"{name}.limit", self._checked(limit).clone())  # it may move in place
+            limited[name] = self._checked(self.arm.limit(name, x))
             if self.limits_losses:
                 record(f"{name}.limited", limited[name])
         return [limited]
@@ -157,8 +157,15 @@ class _Stacked(Design):
 
     def log(self, record: Record) -> None:
         for name, x in self.arm.logged().items():
-            x = torch.as_tensor(x)
-            record(f"arm.{name}", x if x.dim() else x.expand(len(self.specs)))
+            record(f"arm.{name}", self._checked(torch.as_tensor(x)))
+
+    def _checked(self, x: Tensor) -> Tensor:
+        if not x.dim() or len(x) != len(self.specs):
+            raise ValueError(
+                f"{self.specs[0].arm.short_name}: its stacked form must give a first axis of its "
+                f"{len(self.specs)} members; got the shape {tuple(x.shape)}."
+            )
+        return x
 
     def state_dict(self) -> Any:
         return self.arm.state_dict()

@@ -49,7 +49,7 @@ class RunFolder:
                 "run. Wait for it, or pass another folder."
             ) from None
         try:
-            for leftover in self.path.glob(".*.part"):  # of a process killed while it wrote
+            for leftover in self.path.rglob(".*.part"):  # of a process killed while it wrote
                 leftover.unlink()
             self._check_or_write_config()
         except BaseException:
