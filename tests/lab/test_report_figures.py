@@ -187,6 +187,7 @@ def test_a_forest_has_a_dot_for_each_pair(tmp_path: Path, drawn: Drawn) -> None:
     assert labels == ["alrc", "clip\n† 2 of 3 diverged"]
     assert axes.get_xlabel() == "held-out error: difference to off (%), left\nof 0 is better"
     assert zero.get_xdata() == [0, 0]
+    assert not axes.xaxis.label.get_parse_math()  # a name with dollar signs is a name
 
 
 def test_many_arms_are_told_apart_without_colours() -> None:
