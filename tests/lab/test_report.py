@@ -106,6 +106,18 @@ def test_identical_runs_are_called_identical(tmp_path: Path) -> None:
     assert spreadsheet(tmp_path, "comparisons.csv")[0]["identical"] == "3"
 
 
+def test_identical_runs_that_diverged_are_both(tmp_path: Path) -> None:
+    for arm, limit in (("off", None), ("alrc", 1e6)):
+        write_run(tmp_path, arm, 0, limit=limit)
+        write_run(tmp_path, arm, 1, limit=limit, diverged=NAN)
+    text = markdown(tmp_path)
+    assert cells(text)[0][2] == "† diverged 1 of 2; = otherwise identical"
+    assert bullets(text) == [
+        "`alrc` is **identical** to `off`, bit for bit: nothing was limited. It diverged in 1 of 2 "
+        "runs (`off`: 1 of 2)."
+    ]
+
+
 @pytest.mark.parametrize("lost", [(0,), (0, 1, 2), (0, 1, 2, 3, 4), tuple(range(6))])
 def test_an_arm_that_diverged_is_never_called_better(tmp_path: Path, lost: tuple[int, ...]) -> None:
     write_pairs(tmp_path, {"off": off, "alrc": diverging(lower, *lost)})

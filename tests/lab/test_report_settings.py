@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from fabricated_studies import PSNR, diverging, higher, lower, off, write_pairs
+from fabricated_studies import PSNR, diverging, higher, lower, off, unclear, write_pairs, write_run
 from reading_reports import bullets, cells, draw_nothing, markdown, rows
 
 
@@ -43,9 +43,28 @@ def test_an_arm_that_diverged_in_most_runs_ranks_last(tmp_path: Path) -> None:
     assert "Diverged in half of the runs or more: alrc in 2." in text
 
 
+def test_data_of_each_task_are_named(tmp_path: Path) -> None:
+    for task, data in (("one", "photographs"), ("two", "CIFAR-10")):
+        write_run(tmp_path, task=task, task_facts={"data": data, "crops": 32})
+    lines = markdown(tmp_path).splitlines()
+    assert {"- crops: `32`", "- `one`: data `photographs`", "- `two`: data `CIFAR-10`"} <= set(
+        lines
+    )
+
+
 def test_one_task_has_no_ranks(tmp_path: Path) -> None:
     write_pairs(tmp_path, {"off": off, "alrc": lower}, seeds=2)
     assert "## Across settings" not in markdown(tmp_path)
+
+
+def test_nothing_has_a_verdict_if_the_declared_comparison_shows_nothing(tmp_path: Path) -> None:
+    write_pairs(tmp_path, {"off": off, "alrc": lower, "alrc num_stddev=2": unclear})
+    (tmp_path / "study.json").write_text('{"primary": {"arm": "alrc num_stddev=2"}}')
+    text = markdown(tmp_path)
+    words = [cell.split(" ")[:2] for cell in cells(text)[0][2:]]
+    assert words == [["?", "unclear"], ["?", "exploratory"]]
+    assert "`alrc` against `off`: **exploratory**: held-out error 19.5 % lower" in text
+    assert "better" not in bullets(text)[0]
 
 
 def test_many_arms_share_a_sentence_and_the_extremes_have_their_own(tmp_path: Path) -> None:
