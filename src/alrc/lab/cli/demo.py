@@ -56,9 +56,9 @@ def demo(
     from alrc.lab.engine.jobs import Job
     from alrc.lab.engine.naming import Named
     from alrc.lab.engine.spec import Spec
-    from alrc.lab.exec.processes import Processes
     from alrc.lab.exec.stopping import StudyStopped
     from alrc.lab.exec.study import run_study
+    from alrc.lab.exec.workers import Processes
     from alrc.lab.report.figures import draw_comparison, save
     from alrc.lab.report.reading import read_study
 

@@ -10,7 +10,7 @@ from alrc.lab.cli.options import check_device, fail
 from alrc.lab.cli.report import report
 
 if TYPE_CHECKING:
-    from alrc.lab.exec.workers import Workers
+    from alrc.lab.exec.messages import Workers
 
 __all__ = ["PRESETS", "study"]
 
@@ -72,7 +72,7 @@ def study(
     from rich.console import Console
 
     from alrc.lab.engine.grid import Grid
-    from alrc.lab.engine.jobs import Job
+    from alrc.lab.engine.jobs import plan
     from alrc.lab.exec.stopping import StudyStopped
     from alrc.lab.exec.study import run_study
 
@@ -82,8 +82,8 @@ def study(
         grid = Grid.read(file, _changes(changes or [], device))
         specs = grid.named_specs(path.name for path in out.glob("runs/*"))
         where = _workers(next(iter(specs.values())).training.device, workers, ray)
-        jobs = [Job({name: spec}) for name, spec in specs.items()]
-        failed = run_study(jobs, out, where, Console(stderr=True), retry)
+        jobs = plan(specs, grid.ensembles)
+        failed = run_study(jobs, out, where, Console(stderr=True), retry, grid.record())
     except (ValueError, OSError) as refusal:
         fail(refusal, 2)
     except StudyStopped as stopped:
@@ -128,7 +128,7 @@ def _changes(given: list[str], device: str | None) -> dict[str, Any]:
 
 
 def _workers(device: str, count: int | None, ray: str | None) -> "Workers":
-    from alrc.lab.exec.processes import Processes
+    from alrc.lab.exec.workers import Processes
 
     if count is not None and count < 1:
         raise ValueError(f"--workers must be at least 1, because each trains a run; got {count}.")

@@ -12,7 +12,7 @@ import torch
 
 from alrc.lab.engine.jobs import Job
 from alrc.lab.engine.training import Progress
-from alrc.lab.exec.workers import Failed, Message, throttled, train_job
+from alrc.lab.exec.messages import Failed, Message, throttled, train_job
 
 __all__ = ["RayWorkers"]
 

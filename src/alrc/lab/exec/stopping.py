@@ -3,9 +3,11 @@
 import signal
 import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 
-__all__ = ["Signals", "StudyStopped"]
+__all__ = ["Signals", "StudyStopped", "stopping"]
 
 SOON = 0.5  # seconds: a terminal and a wrapper may both send what was typed once
 
@@ -24,9 +26,14 @@ class StudyStopped(Exception):
 
 
 class Signals:
-    """In its block SIGINT and SIGTERM interrupt nothing; they are kept for who looks for them."""
+    """In its block SIGINT and SIGTERM interrupt nothing; they are kept for who looks for them.
 
-    def __init__(self) -> None:
+    Args:
+        second_interrupts: Whether a second one raises KeyboardInterrupt.
+    """
+
+    def __init__(self, second_interrupts: bool = False) -> None:
+        self.second_interrupts = second_interrupts
         self.first: int | None = None
         self.came, self.repeated = 0.0, False
 
@@ -46,3 +53,15 @@ class Signals:
             self.first, self.came = number, time.monotonic()
         elif time.monotonic() - self.came > SOON:
             self.repeated = True
+            if self.second_interrupts:
+                raise KeyboardInterrupt
+
+
+@contextmanager
+def stopping() -> Iterator[Callable[[], bool]]:
+    """For a run in this process: gives a function that says whether it is to stop.
+
+    SIGINT or SIGTERM ask for that; a second one interrupts it at once.
+    """
+    with Signals(second_interrupts=True) as signals:
+        yield lambda: signals.first is not None

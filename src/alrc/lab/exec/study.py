@@ -3,32 +3,38 @@
 import math
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import filelock
 from rich.console import Console
 
-from alrc.lab.engine.files import written_whole
+from alrc.lab.engine.files import write_json, written_whole
 from alrc.lab.engine.jobs import Job
 from alrc.lab.engine.storage import AnotherRun, RunFolder
 from alrc.lab.engine.training import Progress
 from alrc.lab.exec.estimate import data_lines, estimate, first_of_each_setting, setting_of
+from alrc.lab.exec.messages import FULL, Failed, Finished, Message, Paused, Workers
 from alrc.lab.exec.progress import StudyBars
 from alrc.lab.exec.stopping import Signals, StudyStopped
-from alrc.lab.exec.workers import FULL, Failed, Finished, Message, Paused, Workers
 
 __all__ = ["run_study"]
 
 RESTARTS = 3
 TRIAL_SECONDS = 1.0  # of training, from which the time of a setting is estimated
 ANSWER_SECONDS = 8.0  # for a checkpoint; some systems kill ten seconds after they said SIGTERM
-KILLED = f"its process was ended from outside {RESTARTS + 1} times, perhaps for lack of memory"
+KILLED = "its process was ended from outside {} times, perhaps for lack of memory"
 
 
 def run_study(
-    jobs: Sequence[Job], out: Path, workers: Workers, console: Console, retry: bool = False
+    jobs: Sequence[Job],
+    out: Path,
+    workers: Workers,
+    console: Console,
+    retry: bool = False,
+    record: Mapping[str, Any] | None = None,
 ) -> dict[str, Path]:
     """Trains all runs that have no result yet, each from its last checkpoint.
 
@@ -41,6 +47,8 @@ def run_study(
         console: Where to show progress: live on a terminal, else a line for each run that ends.
         retry: Whether runs that failed earlier are run again. The folder of one that can't be read
             is moved to ``damaged/NAME``, and the run is trained anew.
+        record: What study.json is to hold, for the report.
+        record: What was asked for, as plain values; kept in study.json.
 
     Returns:
         The logs of the runs that failed, now or earlier, by name; there are no others left.
@@ -51,7 +59,10 @@ def run_study(
     """
     try:
         with _locked(out):
-            return _Study(jobs, out, console).run(workers, retry)
+            study = _Study(jobs, out, console)
+            if record is not None:
+                write_json(out / "study.json", record)
+            return study.run(workers, retry)
     finally:
         with Signals():  # nothing keeps a worker from its end
             workers.stop()
@@ -126,7 +137,7 @@ class _Study:
         todo = [job for job in self.jobs.values() if not ended.issuperset(job.specs)]
         todo.sort(key=lambda job: job.examples, reverse=True)
         left = len(self.specs) - len(ended)
-        self.say(f"{len(self.specs)} runs: {earlier}, {left} to do")
+        self.say(f"{number_of(self.specs, 'run')}: {earlier}, {left} to do")
         bars = StudyBars({job.name: job for job in todo}, self.console)
         with Signals() as self.signals, bars as self.bars:
             self.in_trial = True
@@ -195,7 +206,7 @@ class _Study:
                     self.fail(job, message, workers)
                 case Paused() if self.stopping:
                     self.kept += 1
-                case Paused() if self.in_trial:
+                case Paused(asked=False) if self.in_trial:
                     pass
                 case _:
                     self.restart(job, workers)
@@ -225,7 +236,8 @@ class _Study:
             return
         self.kills[job.name] += 1
         if self.kills[job.name] > RESTARTS:
-            self.fail(job, Failed(KILLED, f"{KILLED.capitalize()}.\n"), workers)
+            words = KILLED.format(self.kills[job.name])
+            self.fail(job, Failed(words, f"{words.capitalize()}.\n"), workers)
         else:
             self.waiting.appendleft(job.name)
             self.say(f"{job.label}: its process was ended from outside; starting it again")
@@ -269,17 +281,22 @@ class _Study:
         if not self.stopping:
             self.stopping, self.exit_code = why, exit_code
             self.deadline = time.monotonic() + ANSWER_SECONDS
-            self.say(f"{why}; waiting for the checkpoints of {len(self.running)} jobs")
+            what = number_of(self.running, "job")
+            self.say(f"{why}; waiting for {what} to leave a checkpoint (again: do not wait)")
             workers.ask_to_stop()
 
     def last_words(self) -> str:
-        kept = f"{len(self.finished)} of {len(self.specs)} runs are finished"
+        kept = f"{len(self.finished)} of {number_of(self.specs, 'run')} finished"
         if self.kept:
-            kept += f", {self.kept} left a checkpoint of all that they had done"
+            kept += f", {self.kept} left a checkpoint of all that was done"
         if self.lost:
-            kept += f", {self.lost} were ended and go on from an earlier one"
+            kept += f", {self.lost} ended without, to go on from an earlier one"
         mend = "free some space, and " if self.stopping != "stopped" else ""
         return f"{self.stopping}; {kept}; {mend}the same command goes on."
 
     def say(self, line: str) -> None:
         self.console.print(line, soft_wrap=True, markup=False, highlight=False)
+
+
+def number_of(things: Sized, name: str) -> str:
+    return f"{len(things)} {name}{'' if len(things) == 1 else 's'}"

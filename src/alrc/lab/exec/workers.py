@@ -1,146 +1,175 @@
-"""Workers, which train one job after another: what they do, and what they say of it."""
+"""Workers on this machine: processes with one thread each."""
 
-import errno
-import time
-import traceback
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from math import inf, nan
+import multiprocessing
+import os
+import pickle
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any, Protocol
+from typing import cast
 
-from alrc.lab.engine.files import Damaged
-from alrc.lab.engine.jobs import Job, run_job
-from alrc.lab.engine.training import Progress, Stopped
-from alrc.lab.exec.progress import Show
+import torch
 
-__all__ = ["Failed", "Finished", "Message", "Paused", "Workers", "throttled", "train_job"]
+from alrc.lab.engine.jobs import Job
+from alrc.lab.engine.training import Progress
+from alrc.lab.exec.messages import Message, Paused, throttled, train_job
 
-FULL = (errno.ENOSPC, errno.EDQUOT)
+__all__ = ["Processes"]
 
-
-@dataclass(frozen=True)
-class Finished:
-    """A job came to its end."""
-
-    results: Mapping[str, dict[str, Any]]
-    pace: float = nan  # seconds that a step takes; NaN if that is not known
+REPORT_SECONDS = 0.25
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+WAIT_SECONDS = 0.2  # after which the study looks for signals
 
 
-@dataclass(frozen=True)
-class Paused:
-    """A job left a checkpoint of all that it had done, because it was asked to."""
+class Processes:
+    """Trains jobs in processes of this machine, one at a time in each.
 
-    pace: float = nan
-
-
-@dataclass(frozen=True)
-class Failed:
-    """A job raised an exception.
+    Only for the main thread: it sees to Ctrl-C.
 
     Args:
-        reason: In a line.
-        log: The traceback.
-        disk_full: Whether that was all; there is nothing wrong with the job then.
-        damaged: The folder without which it would be trained anew, if that is what helps.
+        count: Jobs at a time, >= 1. Where there are several GPUs, they take turns.
     """
 
-    reason: str
-    log: str
-    disk_full: bool = False
-    damaged: Path | None = None
-
-    @classmethod
-    def of(cls, error: BaseException) -> "Failed":
-        """From the exception that is being handled."""
-        words = str(error).strip().split("\n")[0]
-        if not isinstance(error, ValueError):  # whose words stand alone
-            words = f"{type(error).__name__}: {words}"
-        disk_full = isinstance(error, OSError) and error.errno in FULL
-        damaged = error.folder if isinstance(error, Damaged) else None
-        return cls(words.rstrip("."), traceback.format_exc(), disk_full, damaged)
-
-
-# How far a job has come; or how it ended, which is None if its worker is gone.
-Message = Progress | Finished | Paused | Failed | None
-
-
-class Workers(Protocol):
-    """Where the jobs of a study are trained."""
-
-    count: int | None
-    """Jobs at a time; None if that is not known."""
+    def __init__(self, count: int) -> None:
+        self.count: int | None = count
+        self.busy: dict[Connection, _Process] = {}
+        self.idle: list[_Process] = []
+        self.numbers = list(range(count))  # that no process has
 
     @property
     def free(self) -> bool:
-        """Whether another job may be started."""
+        return bool(self.idle or self.numbers)
 
     def start(self, job: Job, runs: Path, seconds: float | None = None) -> None:
-        """Starts a job, or goes on with it; it pauses after so many seconds of training."""
+        process = self.idle.pop() if self.idle else _Process(self.numbers.pop(0))
+        process.give(job.name, (job, runs, seconds))
+        self.busy[process.connection] = process
 
     def wait(self) -> list[tuple[str, Message]]:
-        """Waits a moment for messages from the jobs that were started, by their names."""
+        ready = cast(list[Connection], wait(list(self.busy), WAIT_SECONDS))
+        return [message for connection in ready for message in self._hear(connection)]
+
+    def _hear(self, connection: Connection) -> list[tuple[str, Message]]:
+        process = self.busy[connection]
+        message: Message
+        try:
+            message = connection.recv()
+        except (EOFError, OSError):
+            message = None
+        else:
+            if message is None:
+                process.has_started()
+                return []
+            if isinstance(message, Progress):
+                return [(process.name, message)]
+        del self.busy[connection]
+        if message is None or (isinstance(message, Paused) and message.asked):
+            process.stop()
+            self.numbers.append(process.number)
+        else:
+            self.idle.append(process)
+        return [(process.name, message)]
 
     def ask_to_stop(self) -> None:
-        """Asks all jobs to pause."""
+        for process in self.busy.values():
+            process.process.terminate()
 
     def stop(self) -> None:
-        """Ends all jobs and leaves no process behind."""
+        for process in (*self.busy.values(), *self.idle):
+            process.stop()
+        self.busy, self.idle = {}, []
 
 
-def train_job(
-    job: Job,
-    runs: Path,
-    seconds: float | None,
-    report: Show,
-    asked: Callable[[], bool],
-) -> Message:
-    """Trains a job, and says how that ended. All that a worker does, wherever it is.
+class _Process:
+    """A process that trains one job after another until it is stopped or this process ends."""
 
-    Args:
-        job: The job.
-        runs: The folder of runs.
-        seconds: After how many of them, from its first step on, it pauses; None for never.
-        report: Is given how far it has come.
-        asked: Says whether it is to pause at once.
-    """
-    clock = _Clock(seconds, asked)
+    def __init__(self, number: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.number, self.name, self.job, self.started = number, "", b"", False
+        self.connection, other_end = context.Pipe()
+        self.process = context.Process(target=_work, args=(other_end, number), daemon=True)
+        with _signals_wait():
+            self.process.start()
+        other_end.close()  # or the end of the worker would not end the conversation
+
+    def give(self, name: str, job: tuple[Job, Path, float | None]) -> None:
+        self.name, self.job = name, pickle.dumps(job)
+        if self.started:  # before, nobody reads, and a large job would not fit into the pipe
+            self._send()
+
+    def has_started(self) -> None:
+        self.started = True
+        self._send()
+
+    def _send(self) -> None:
+        with suppress(OSError):  # if it has ended, the next message says so
+            self.connection.send_bytes(self.job)
+
+    def stop(self) -> None:
+        self.process.kill()
+        self.process.join()
+        self.connection.close()
+
+
+@contextmanager
+def _signals_wait() -> Iterator[None]:
+    """They reach this process later; who is started here has them wait until it hears them."""
+    if os.name != "posix":
+        yield
+        return
+    resource_tracker.ensure_running()  # else it is started in here, and lets the signals through
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
-        return Finished(run_job(job, runs, report, clock.is_over), clock.pace)
-    except Stopped:
-        return Paused(clock.pace)
-    except (Exception, SystemExit) as error:  # a task may call sys.exit
-        return Failed.of(error)
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-class _Clock:
-    """Asked after each step whether to stop; so it knows how long they take."""
+class _Ear:
+    """Hears that a worker is asked to stop: SIGTERM. Ctrl-C is for the command alone."""
 
-    def __init__(self, seconds: float | None, asked: Callable[[], bool]) -> None:
-        self.seconds, self.asked = seconds, asked
-        self.steps, self.first, self.last = 0, 0.0, 0.0
+    def __init__(self) -> None:
+        self.is_training = self.asked = False
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, self._hear)
+        if os.name == "posix":
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
-    def is_over(self) -> bool:
-        self.last = time.perf_counter()
-        if self.steps == 0:
-            self.first = self.last  # after the first step, which may have compiled the network
-        self.steps += 1
-        seconds = self.last - self.first
-        return self.asked() or (self.seconds is not None and seconds >= self.seconds)
-
-    @property
-    def pace(self) -> float:
-        return (self.last - self.first) / (self.steps - 1) if self.steps > 1 else nan
+    def _hear(self, *_: object) -> None:
+        self.asked = True
+        if not self.is_training:
+            os._exit(0)
 
 
-def throttled(send: Callable[[Progress], object], seconds: float) -> Show:
-    """A report that is sent at most once in so many seconds."""
-    last = -inf
+def _work(connection: Connection, number: int) -> None:
+    """In a worker: says None when ready, then for each job how far it has come and how it ended."""
+    ear = _Ear()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    torch.set_num_threads(1)
+    with suppress(EOFError, OSError):  # nobody is there any more
+        connection.send(None)
+        while not ear.asked:
+            job, runs, seconds = pickle.loads(connection.recv_bytes())
+            ear.is_training = True
+            choose_gpu(job, number)
+            report = throttled(connection.send, REPORT_SECONDS)
+            connection.send(train_job(job, runs, seconds, report, lambda: ear.asked))
+            ear.is_training = False
 
-    def report(progress: Progress) -> None:
-        nonlocal last
-        if time.monotonic() - last >= seconds:
-            last = time.monotonic()
-            send(progress)
 
-    return report
+def choose_gpu(job: Job, number: int) -> None:
+    """Lets ``cuda`` mean another GPU in each worker, where there are several."""
+    devices = {torch.device(spec.training.device) for spec in job.specs.values()}
+    if devices == {torch.device("cuda")} and (count := torch.cuda.device_count()) > 1:
+        torch.cuda.set_device(number % count)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)  # as safe as a kill at any other moment
