@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 STEPS = 200
 ERROR = {"name": "held-out error", "unit": "", "better": "lower"}
 NAN = "loss is NaN from step 101 on"
+WOBBLE = (0.01, -0.02, 0.03, -0.015, 0.025, 0.0)  # that no two pairs are alike
 PSNR = {"name": "PSNR", "unit": "dB", "better": "higher"}
 
 
@@ -144,6 +145,26 @@ def write_pairs(
                 diverged=NAN if lost else None,
                 **options,
             )
+
+
+def off(seed: int) -> float:
+    return 2.0 + seed
+
+
+def lower(seed: int) -> float:
+    return (0.8 + WOBBLE[seed % 6]) * off(seed)
+
+
+def higher(seed: int) -> float:
+    return (1.3 + WOBBLE[seed % 6]) * off(seed)
+
+
+def unclear(seed: int) -> float:
+    return (1 + 3 * WOBBLE[seed % 6] - 0.02) * off(seed)
+
+
+def diverging(value: Callable[[int], float], *lost: int) -> Callable[[int], float]:
+    return lambda seed: math.nan if seed in lost else value(seed)
 
 
 def falling(

@@ -1,79 +1,38 @@
 """Reports: what they say of arms, in words, tables and spreadsheets."""
 
-import csv
-import math
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from fabricated_studies import NAN, PSNR, falling, png, write_pairs, write_run
-from matplotlib.figure import Figure
+from fabricated_studies import (
+    NAN,
+    PSNR,
+    WOBBLE,
+    diverging,
+    falling,
+    higher,
+    lower,
+    off,
+    unclear,
+    write_pairs,
+    write_run,
+)
+from reading_reports import (
+    bullets,
+    cells,
+    comparison,
+    draw_nothing,
+    markdown,
+    rows,
+    spreadsheet,
+)
 
 from alrc.lab.report.report import write_report
-
-WOBBLE = (0.01, -0.02, 0.03, -0.015, 0.025, 0.0)
 
 
 @pytest.fixture(autouse=True)
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Figures without content: these tests are about words."""
-
-    def savefig(figure: Figure, file: Any, format: str, **options: object) -> None:
-        file.write(png(0) if format == "png" else '<svg viewBox="0 0 1 1"></svg>')
-
-    monkeypatch.setattr(Figure, "savefig", savefig)
-
-
-def off(seed: int) -> float:
-    return 2.0 + seed
-
-
-def lower(seed: int) -> float:
-    return (0.8 + WOBBLE[seed % 6]) * off(seed)
-
-
-def higher(seed: int) -> float:
-    return (1.3 + WOBBLE[seed % 6]) * off(seed)
-
-
-def unclear(seed: int) -> float:
-    return (1 + 3 * WOBBLE[seed % 6] - 0.02) * off(seed)
-
-
-def diverging(value: Callable[[int], float], *lost: int) -> Callable[[int], float]:
-    return lambda seed: math.nan if seed in lost else value(seed)
-
-
-def markdown(study: Path) -> str:
-    write_report(study)
-    return (study / "report.md").read_text(encoding="utf-8").replace("\u00a0", " ")
-
-
-def rows(text: str) -> list[list[str]]:
-    return [line[2:-2].split(" | ") for line in text.splitlines() if line.startswith("| ")]
-
-
-def cells(text: str) -> list[list[str]]:
-    """The rows of the matrix, without its header."""
-    table = text.partition("| setting | primary metric |")[2].partition("\n\n")[0]
-    return rows(table)[1:]
-
-
-def comparison(text: str) -> list[str]:
-    """The first comparison in the table of them."""
-    return next(row for row in rows(text) if len(row) == 15 and row[2] == "held-out error")
-
-
-def bullets(text: str) -> list[str]:
-    start = text.index("## What the runs show")
-    return [line[2:] for line in text[start:].split("\n## ")[0].splitlines() if line[:2] == "- "]
-
-
-def spreadsheet(study: Path, name: str) -> list[dict[str, str]]:
-    with (study / name).open(newline="", encoding="utf-8") as stream:
-        return list(csv.DictReader(stream))
+    draw_nothing(monkeypatch)
 
 
 def test_first_sentence_says_which_arm_by_how_much_and_how_sure(tmp_path: Path) -> None:
@@ -147,6 +106,18 @@ def test_identical_runs_are_called_identical(tmp_path: Path) -> None:
     assert spreadsheet(tmp_path, "comparisons.csv")[0]["identical"] == "3"
 
 
+def test_identical_runs_that_diverged_are_both(tmp_path: Path) -> None:
+    for arm, limit in (("off", None), ("alrc", 1e6)):
+        write_run(tmp_path, arm, 0, limit=limit)
+        write_run(tmp_path, arm, 1, limit=limit, diverged=NAN)
+    text = markdown(tmp_path)
+    assert cells(text)[0][2] == "† diverged 1 of 2; = otherwise identical"
+    assert bullets(text) == [
+        "`alrc` is **identical** to `off`, bit for bit: nothing was limited. It diverged in 1 of 2 "
+        "runs (`off`: 1 of 2)."
+    ]
+
+
 @pytest.mark.parametrize("lost", [(0,), (0, 1, 2), (0, 1, 2, 3, 4), tuple(range(6))])
 def test_an_arm_that_diverged_is_never_called_better(tmp_path: Path, lost: tuple[int, ...]) -> None:
     write_pairs(tmp_path, {"off": off, "alrc": diverging(lower, *lost)})
@@ -161,6 +132,15 @@ def test_an_arm_that_always_diverged_has_no_other_verdict(tmp_path: Path) -> Non
     text = markdown(tmp_path)
     assert cells(text)[0][2] == "† diverged 6 of 6"
     assert bullets(text) == ["`alrc` **diverged** in 6 of 6 runs (`off`: 0 of 6)."]
+
+
+def test_a_run_that_diverged_counts_as_such_whatever_its_metric_is(tmp_path: Path) -> None:
+    words = "loss has a median of 9 over the last tenth, more than 3 times the 1 of the first"
+    for seed in range(6):
+        write_run(tmp_path, "off", seed)
+        write_run(tmp_path, "alrc", seed, metrics={"held-out error": 0.1}, diverged=words, limit=4)
+    assert cells(markdown(tmp_path))[0][2] == "† diverged 6 of 6"
+    assert comparison(markdown(tmp_path))[8:11] == ["0", "0", "0"]
 
 
 def test_diverging_less_often_is_an_outcome_of_its_own(tmp_path: Path) -> None:
@@ -227,24 +207,6 @@ def test_settings_are_told_apart_by_what_varies(tmp_path: Path) -> None:
     ]
     for line in ("- data: `made up`", "- training.learning\\_rate: `0.001`", "- task.width: `16`"):
         assert line in text.splitlines()
-
-
-def test_ranks_are_given_where_a_study_spans_tasks(tmp_path: Path) -> None:
-    for task in ("one", "two", "three"):
-        write_pairs(tmp_path, {"off": off, "alrc": lower, "clip": higher}, seeds=2, task=task)
-    text = markdown(tmp_path)
-    assert [row for row in rows(text) if len(row) == 3][1:] == [
-        [":--", "--:", "--:"],
-        ["`alrc`", "1.00", "3"],
-        ["`off`", "2.00", "0"],
-        ["`clip`", "3.00", "0"],
-    ]
-    assert "alrc is the best, alone or with others, in 3 of 3 settings." in text
-
-
-def test_one_task_has_no_ranks(tmp_path: Path) -> None:
-    write_pairs(tmp_path, {"off": off, "alrc": lower}, seeds=2)
-    assert "## Across settings" not in markdown(tmp_path)
 
 
 def test_without_a_baseline_nothing_is_compared(tmp_path: Path) -> None:

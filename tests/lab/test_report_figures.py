@@ -149,6 +149,15 @@ def test_histograms_hold_each_finite_loss_once_before_and_after(
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("loss", "number of losses")
 
 
+def test_infinite_losses_are_cut_off_from_no_height(tmp_path: Path, drawn: Drawn) -> None:
+    losses = falling(0)
+    losses[50] = math.inf
+    write_run(tmp_path, "alrc", limit=4.0, losses={"loss": losses})
+    write_report(tmp_path)
+    for collection in drawn["setting1-arm0-loss0"].collections:
+        assert np.isfinite(collection.get_paths()[0].vertices).all()
+
+
 def test_a_batch_limited_as_one_loss_is_shown_by_its_mean(tmp_path: Path, drawn: Drawn) -> None:
     run = write_run(tmp_path, "alrc", limit=4.0)
     mean = falling(0).mean(axis=1)
@@ -187,6 +196,7 @@ def test_a_forest_has_a_dot_for_each_pair(tmp_path: Path, drawn: Drawn) -> None:
     assert labels == ["alrc", "clip\n† 2 of 3 diverged"]
     assert axes.get_xlabel() == "held-out error: difference to off (%), left\nof 0 is better"
     assert zero.get_xdata() == [0, 0]
+    assert not axes.xaxis.label.get_parse_math()  # a name with dollar signs is a name
 
 
 def test_many_arms_are_told_apart_without_colours() -> None:

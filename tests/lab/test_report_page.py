@@ -203,7 +203,7 @@ def test_same_results_give_the_same_bytes_whatever_runs_are_called(
 
 
 def test_names_are_text_and_never_markup(tmp_path: Path) -> None:
-    evil = "<script>x</script>_a*b*`c`|[l](http://x)$y$"
+    evil = "\"'<script>x</script>_a*b*`c`|[l](http://x)$y$&amp;"
     metric = {"name": evil, "unit": "<b>", "better": "lower"}
     for arm, limit in (("off", None), (evil, 4.0)):
         for seed in range(2):
@@ -229,6 +229,10 @@ def test_names_are_text_and_never_markup(tmp_path: Path) -> None:
     assert parsed.words.count(evil) > 10
     table = [x for x in (tmp_path / "report.md").read_text().splitlines() if x.startswith("| ")]
     assert len({line.replace(r"\|", "").count("|") for line in table[:3]}) == 1
+
+
+def test_words_of_the_report_itself_are_no_html_either() -> None:
+    assert "<b>" not in page("a <b>", [Paragraph("a <b>bold</b> word")])
 
 
 def test_backticks_and_empty_names_stay_what_they_are() -> None:

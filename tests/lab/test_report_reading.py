@@ -110,6 +110,11 @@ def other_steps(run: Path) -> str:
     return "result.json is of 7 steps and config.json of 200"
 
 
+def short_summary(run: Path) -> str:
+    change(run / "result.json", losses={"loss": {"training_loss": 1.0}})
+    return "loss in result.json lacks count, kept, largest, limited, nonfinite"
+
+
 def other_direction(run: Path) -> str:
     change(run / "config.json", metrics=[{"name": "x", "unit": "", "better": "more"}])
     return "better in config.json is 'more'"
@@ -128,7 +133,17 @@ def short(run: Path) -> str:
 
 @pytest.mark.parametrize(
     "damage",
-    [damage_json, damage_kind, lack, newer, other_steps, other_direction, missing, short],
+    [
+        damage_json,
+        damage_kind,
+        lack,
+        newer,
+        other_steps,
+        short_summary,
+        other_direction,
+        missing,
+        short,
+    ],
 )
 def test_a_finished_run_that_is_not_whole_is_refused(
     study: Path, damage: Callable[[Path], str]
@@ -205,11 +220,22 @@ def test_other_tasks_in_one_comparison_are_refused(
     )
 
 
+def test_other_options_of_an_arm_of_one_name_are_refused(tmp_path: Path) -> None:
+    for seed, decay in enumerate((0.9, 0.99)):
+        options = {"decay": decay}
+        write_run(tmp_path, "alrc", seed, arm_options=options, limit=4.0, name=f"run{seed}")
+    assert refusal(tmp_path) == (
+        f"{tmp_path} must not mix arms in one comparison (squares), because their metrics mean "
+        "different things; run0 has arm_options.decay 0.9, run1 has 0.99. Keep them in separate "
+        "folders."
+    )
+
+
 def test_other_metrics_in_one_comparison_are_refused(tmp_path: Path) -> None:
     write_run(tmp_path, "off")
     write_run(tmp_path, "alrc", listed=[PSNR], limit=4.0)
     assert "off-seed0" in refusal(tmp_path)
-    assert f"has config.metrics {[ERROR]!r}" in refusal(tmp_path)
+    assert f"has metrics {[ERROR]!r}" in refusal(tmp_path)
 
 
 def test_a_primary_comparison_that_names_several_is_refused(study: Path) -> None:

@@ -114,7 +114,8 @@ class Compared:
                 return "better", f"✓ never diverges, {text(self.baseline)} {more}"
             return "diverged", f"† diverged {lost} of {runs}, less often than {more}"
         if lost:
-            return "diverged", f"† diverged {lost} of {runs}; ? unclear"
+            rest = "= otherwise identical" if r.verdict is Verdict.identical else "? unclear"
+            return "diverged", f"† diverged {lost} of {runs}; {rest}"
         if r.verdict is Verdict.identical:
             limited = "nothing was limited" if not self.limited else f"{self.limited:,} limited"
             return "identical", f"= identical: {limited}"
@@ -122,6 +123,8 @@ class Compared:
             return "unclear", f"? mixed {self.change}"
         if r.verdict is Verdict.too_few:
             return "unclear", f"? too few pairs {self.change}"
+        if r.verdict is Verdict.exploratory:
+            return "unclear", f"? exploratory {self.change}"
         return "unclear", f"? unclear {self.change}"
 
     @property
@@ -134,11 +137,13 @@ class Compared:
             return f"{arm} **diverged** in {lost} of {runs} runs{self._of_baseline()}."
         if r.verdict is Verdict.identical:
             limited = "nothing was limited" if not self.limited else "limiting changed no loss"
-            return f"{arm} is **identical** to {baseline}, bit for bit: {limited}."
+            words = f"{arm} is **identical** to {baseline}, bit for bit: {limited}."
+            return f"{words}{self._divergence()}"
         verdict = {
             Verdict.better: f"is **better** than {baseline}",
             Verdict.worse: f"is **worse** than {baseline}",
             Verdict.mixed: f"against {baseline}: **mixed**",
+            Verdict.exploratory: f"against {baseline}: **exploratory**",
         }.get(r.verdict, f"against {baseline}: **unclear**")
         words = f"{arm} {verdict}: {name} {self._how_much()}{self._how_sure()}."
         return f"{words}{self._divergence()}"
@@ -160,7 +165,9 @@ class Compared:
         if r.interval is not None:
             low, high = map(self.told, r.interval)
             interval = f"95 % interval {low} to {high}, "
-        p = f", p = {r.p:.2g} where {r.level:.2g} was needed" if math.isfinite(r.p) else ""
+        p = f", p = {r.p:.2g}" if math.isfinite(r.p) else ""
+        if p and r.verdict is not Verdict.exploratory:
+            p += f" where {r.level:.2g} was needed"
         few = ", too few to show any difference" if r.verdict is Verdict.too_few else ""
         return f" ({interval}{pairs}{p}{few})"
 

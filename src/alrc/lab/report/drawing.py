@@ -3,6 +3,7 @@
 import io
 import re
 import textwrap
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -71,8 +72,9 @@ def panel(title: str, height: float = HEIGHT) -> Iterator[tuple[Figure, Axes]]:
 
 def image(figure: Figure, name: str, alt: str) -> Image:
     """The figure as a file and as a part of the page; the same figure gives the same bytes."""
-    with matplotlib.rc_context(STYLE | {"svg.hashsalt": name}):  # type: ignore[arg-type]
-        png, svg = io.BytesIO(), io.StringIO()
+    png, svg = io.BytesIO(), io.StringIO()
+    with matplotlib.rc_context(STYLE | {"svg.hashsalt": name}), warnings.catch_warnings():  # type: ignore[arg-type]
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # of a name; the page has other fonts
         figure.savefig(png, format="png", dpi=150, facecolor="white", metadata={"Software": None})
         figure.set_layout_engine("none")  # what it found stays
         figure.savefig(svg, format="svg", transparent=True, metadata={"Date": None})

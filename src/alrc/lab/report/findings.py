@@ -18,11 +18,13 @@ from alrc.lab.report.markup import (
 )
 from alrc.lab.report.results import Setting, Study
 
-__all__ = ["findings", "legend_of_verdicts", "lone_run"]
+__all__ = ["details", "findings", "lone_run"]
 
 FEW_ARMS = 3  # in a setting: each has a sentence of its own
+FEW_SETTINGS = 4  # whose sentences stand before the matrix
 SENTENCES = 12  # settings that have one
 ROWS = 2000  # of the matrix
+KINDS = ("better", "worse", "unclear", "identical", "diverged")
 
 
 def findings(study: Study, comparisons: Sequence[Compared]) -> Iterator[Block]:
@@ -31,8 +33,6 @@ def findings(study: Study, comparisons: Sequence[Compared]) -> Iterator[Block]:
     if not comparisons:
         yield Paragraph(_nothing_compared(study), lead=True)
         return
-    by_setting = {s: [c for c in comparisons if c.setting == s] for s in study.settings}
-    by_setting = {setting: found for setting, found in by_setting.items() if found}
     declared = [c for c in comparisons if c.primary]
     if declared:
         [c] = declared
@@ -44,6 +44,37 @@ def findings(study: Study, comparisons: Sequence[Compared]) -> Iterator[Block]:
         yield Paragraph(
             "The primary comparison that the study declares has no finished runs yet.", lead=True
         )
+    by_setting = _by_setting(comparisons)
+    if len(by_setting) > 1:
+        arms = {c.arm for c in comparisons}
+        yield Paragraph(
+            f"{plural(len(comparisons), 'comparison')} with the baseline, "
+            f"{plural(len(arms), 'arm')} in {len(by_setting):,} settings: {_counts(comparisons)}.",
+            lead=True,
+        )
+    if len(by_setting) <= FEW_SETTINGS:
+        yield from _setting_by_setting(study, by_setting)
+    yield _matrix(study, by_setting)
+
+
+def details(study: Study, comparisons: Sequence[Compared]) -> Iterator[Block]:
+    """The sentences of each setting, where they are too many to come first; what words mean."""
+    by_setting = _by_setting(comparisons)
+    if len(by_setting) > FEW_SETTINGS:
+        yield Heading("Setting by setting", 3)
+        yield from _setting_by_setting(study, by_setting)
+    if comparisons:
+        yield _legend(any(c.primary for c in comparisons))
+
+
+def _by_setting(comparisons: Sequence[Compared]) -> dict[Setting, list[Compared]]:
+    found: dict[Setting, list[Compared]] = {}
+    for c in comparisons:
+        found.setdefault(c.setting, []).append(c)
+    return found
+
+
+def _setting_by_setting(study: Study, by_setting: dict[Setting, list[Compared]]) -> Iterator[Block]:
     many = len(by_setting) > 1
     yield Bullets(
         [
@@ -56,16 +87,21 @@ def findings(study: Study, comparisons: Sequence[Compared]) -> Iterator[Block]:
         yield Paragraph(
             f"The other {plural(len(by_setting) - SENTENCES, 'setting')} are in the table."
         )
-    yield _matrix(study, by_setting)
 
 
-def legend_of_verdicts(declared: bool) -> Paragraph:
+def _counts(comparisons: Sequence[Compared]) -> str:
+    kinds = Counter(c.cell.kind for c in comparisons)
+    return ", ".join(f"{kinds[kind]:,} {kind}" for kind in KINDS if kinds[kind])
+
+
+def _legend(declared: bool) -> Paragraph:
     return Paragraph(
         "✓ better and ✗ worse are said only where it is shown: at most 5 % of such reports have a "
         f"false verdict, all of a report together (Holm's correction"
         f"{'; the declared comparison comes first' if declared else ''}). ? unclear: no difference "
         "that so many pairs could show; mixed: better only in pairs where neither run diverged, or "
-        "worse only there. = identical: bit for bit. † diverged: k of n runs; their pairs are in "
+        "worse only there; exploratory: the declared comparison showed nothing, so that no other "
+        "has a verdict. = identical: bit for bit. † diverged: k of n runs; their pairs are in "
         "no difference, and are compared by how often that happens. Changes are those of the "
         "primary metric, averaged over pairs of a seed. In the figures a dot is a pair in which "
         "neither run diverged, a diamond their mean with its 95 % interval, not corrected."
@@ -84,14 +120,8 @@ def _sentences(comparisons: Sequence[Compared]) -> list[str]:
     """One for each arm, or, if they are many, how many there are of a kind and the extremes."""
     if len(comparisons) <= FEW_ARMS:
         return [c.sentence for c in comparisons]
-    kinds = Counter(c.cell.kind for c in comparisons)
     baseline = code(comparisons[0].baseline)
-    counts = ", ".join(
-        f"{kinds[kind]} {kind}"
-        for kind in ("better", "worse", "unclear", "identical", "diverged")
-        if kinds[kind]
-    )
-    words = [f"Of {len(comparisons)} arms, compared with {baseline}: {counts}."]
+    words = [f"Of {len(comparisons)} arms, compared with {baseline}: {_counts(comparisons)}."]
     shown = [[c for c in comparisons if c.cell.kind == kind] for kind in ("better", "worse")]
     if not any(shown):  # then what came nearest to it
         shown = [[c for c in comparisons if c.cell.kind == "unclear"]]

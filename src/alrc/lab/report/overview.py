@@ -39,7 +39,8 @@ def forest(study: Study, comparisons: Sequence[Compared], index: int) -> Image:
                 axes.plot(factor * c.result.change, row - 0.12, "D", color=colour, ms=5)
                 if c.result.interval is not None:
                     axes.plot(factor * np.array(c.result.interval), [row - 0.12] * 2, color=colour)
-        axes.set_yticks(range(len(comparisons)), [_short(c) for c in comparisons])
+        names = [_short(c) + "\n(in %, see the table)" * (c not in shown) for c in comparisons]
+        axes.set_yticks(range(len(comparisons)), names)
         axes.set_ylim(len(comparisons) - 0.5, -0.5)
         axes.tick_params(axis="y", length=0)
         side = "left" if metric.better == "lower" else "right"

@@ -13,7 +13,7 @@ from alrc.lab.report.markup import Block, Bullets, Cell, Gallery, Heading, Image
 __all__ = ["page"]
 
 HERE = Path(__file__).parent
-FILTERED_FROM = 8  # rows; a shorter table needs no filter
+FILTERED_FROM = 12  # rows; a shorter table needs no filter
 INLINE = MarkdownIt("commonmark", {"html": False}).disable(["link", "image", "autolink"])
 
 

@@ -7,7 +7,7 @@ needs it. So ten thousand runs can be listed in seconds.
 import itertools
 import json
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,17 @@ from alrc.lab.report.results import Run, Study, natural
 
 __all__ = ["read_study"]
 
+Fixing = Callable[[Run], Iterator[tuple[str, Any]]]
+
 FORMAT = 2
 ARRAYS = {"config.json": ("metrics",), "result.json": ("pictures",)}
 OBJECTS = {
     "config.json": ("task_options", "task_facts", "arm_options", "sources", "training"),
     "result.json": ("metrics", "losses", "series"),
+}
+ENTRIES = {
+    "losses": {"training_loss", "largest", "count", "limited", "nonfinite", "kept"},
+    "series": {"shape", "crc32"},
 }
 OTHERS = {
     "config.json": ("task", "arm", "seed", "is_baseline", "losses_limited", "diverged_above"),
@@ -170,6 +176,11 @@ def _check_fields(name: str, content: Mapping[str, Any]) -> None:
     if name == "config.json" and not content["metrics"]:
         raise ValueError(f"metrics in {name} is empty")
 
+    for key in ("losses", "series") if name == "result.json" else ():
+        for entry, values in content[key].items():
+            if missing := sorted(ENTRIES[key] - values.keys()):
+                raise ValueError(f"{entry} in {name} lacks {', '.join(missing)}")
+
 
 def _check_sizes(path: Path, series: Mapping[str, Mapping[str, Any]]) -> None:
     """That no series is cut short; whether its content is what it was is seen when it is opened."""
@@ -184,28 +195,41 @@ def _check_comparable(study: Study) -> None:
     """Everything but arm and seed has to be the same in a setting, and each run be there once."""
     for setting in study.settings:
         runs = [run for arm in study.arms_of(setting) for run in study.of(setting, arm)]
-        seen: dict[tuple[str, str], tuple[Any, Run]] = {}
-        for run in runs:
-            for name, value in _fixing(run):
-                first, before = seen.setdefault(name, (value, run))
-                if first != value:
-                    raise ValueError(
-                        f"{study.folder} must not mix tasks in one comparison "
-                        f"({study.labels[setting]}), because their metrics mean different things; "
-                        f"{before.name} has {'.'.join(name)} {first!r}, {run.name} has {value!r}. "
-                        "Keep them in separate folders."
-                    )
-    for runs in study.designs.values():
-        _check_once(study.folder, runs)
+        _check_same(study, runs, "tasks", _fixing_task)
+        for arm in study.arms_of(setting):
+            _check_same(study, study.of(setting, arm), "arms", _fixing_arm)
+            _check_once(study.folder, study.of(setting, arm))
 
 
-def _fixing(run: Run) -> Iterator[tuple[tuple[str, str], Any]]:
-    """What has to be the same, by name; of files, those that both runs have."""
+def _check_same(study: Study, runs: Sequence[Run], what: str, fixing: Fixing) -> None:
+    seen: dict[str, tuple[Any, Run]] = {}
+    for run in runs:
+        for name, value in fixing(run):
+            first, before = seen.setdefault(name, (value, run))
+            if first != value:
+                raise ValueError(
+                    f"{study.folder} must not mix {what} in one comparison "
+                    f"({study.labels[run.setting]}), because their metrics mean different things; "
+                    f"{before.name} has {name} {first!r}, {run.name} has {value!r}. Keep them in "
+                    "separate folders."
+                )
+
+
+def _fixing_task(run: Run) -> Iterator[tuple[str, Any]]:
+    """What has to be the same in a setting, by name; of files, those that both runs have."""
     for room in ("task_options", "task_facts", "sources"):
         for name, value in run.config[room].items():
-            yield (room, name), value
-    yield ("config", "metrics"), run.config["metrics"]
-    yield ("config", "diverged_above"), run.config["diverged_above"]
+            yield f"{room}.{name}", value
+    yield "metrics", run.config["metrics"]
+    yield "diverged_above", run.config["diverged_above"]
+
+
+def _fixing_arm(run: Run) -> Iterator[tuple[str, Any]]:
+    """The same of an arm, whose spelling leaves out what was its default at the time."""
+    for name, value in run.config["arm_options"].items():
+        yield f"arm_options.{name}", value
+    yield "is_baseline", run.is_baseline
+    yield "losses_limited", run.config["losses_limited"]
 
 
 def _check_once(folder: Path, runs: Sequence[Run]) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from alrc.lab.engine.files import written_whole
 from alrc.lab.report.comparing import Compared, compared, measures
 from alrc.lab.report.curves import ARMS, Curves
-from alrc.lab.report.findings import findings, legend_of_verdicts, lone_run
+from alrc.lab.report.findings import details, findings, lone_run
 from alrc.lab.report.limiting import ARMS as LIMITING_ARMS
 from alrc.lab.report.limiting import limiting_figures
 from alrc.lab.report.markup import (
@@ -83,6 +83,7 @@ def _blocks(study: Study, comparisons: Sequence[Compared]) -> Iterator[Block]:
         main = [c for c in comparisons if c.measure == measures(study, c.setting)[0]]
         yield from findings(study, main)
         yield from _forests(study, main, drawn)
+        yield from details(study, main)
         if len(study.settings) > SETTINGS:
             yield Paragraph(
                 f"Figures are drawn of the first {SETTINGS} of {len(study.settings):,} settings; "
@@ -104,7 +105,6 @@ def _forests(
     images = [forest(study, found, i) for i, found in enumerate(by_setting.values(), 1) if found]
     if images:
         yield Gallery(images)
-        yield legend_of_verdicts(any(c.primary for c in comparisons))
 
 
 def _across(study: Study, curves: Curves) -> Iterator[Block]:

@@ -169,6 +169,7 @@ def what_was_run(study: Study) -> Iterator[Block]:
         yield Paragraph(f"Diverged: {', '.join(shown)}{more}.")
     yield Paragraph("The same in all finished runs:" if not study.single else "It is fixed by:")
     yield Bullets([f"{text(name)}: {code(value)}" for name, value in common(study)])
+    yield from _data(study)
     yield _runs(study)
     if len(study.runs) > ROWS:
         yield Paragraph(_rest(len(study.runs), "finished runs", "runs.csv"))
@@ -189,6 +190,19 @@ def common(study: Study) -> Iterator[tuple[str, object]]:
     for name, value in flat[0].items():
         if all(name in other and other[name] == value for other in flat):
             yield name, value
+
+
+def _data(study: Study) -> Iterator[Block]:
+    """What is a fact of some tasks alone, such as the name of their data."""
+    shared = dict(common(study))
+    facts = {run.config["task"]: run.config["task_facts"] for run in study.runs}
+    own = {
+        task: [f"{text(n)} {code(v)}" for n, v in found.items() if n not in shared]
+        for task, found in facts.items()
+    }
+    if any(own.values()):
+        yield Paragraph("Of each task:")
+        yield Bullets([f"{code(task)}: {', '.join(found)}" for task, found in own.items() if found])
 
 
 def _flat(run: Run) -> Iterator[tuple[str, object]]:
