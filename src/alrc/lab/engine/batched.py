@@ -41,7 +41,7 @@ def setting_of(spec: Spec) -> str:
     """What runs have in common that can be trained together."""
     training = {n: x for n, x in spec.training.options().items() if n not in OWN}
     facts = [spec.config[n] for n in ("task", "task_options", "task_facts")]
-    return json.dumps([facts, training], sort_keys=True)
+    return json.dumps([spec.task.name, facts, training], sort_keys=True)
 
 
 def _design_of(spec: Spec) -> str:
