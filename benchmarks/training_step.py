@@ -21,7 +21,7 @@ STEPS = 256
 
 def main() -> None:
     torch.set_num_threads(1)
-    images = load_images()
+    images = load_images("photographs")
     print(f"{'width':>5}{'batch':>7}{'step ms':>9}{'convolutions':>14}{'other ops':>11}{'data':>7}")
     for width, batch_size in ((16, 1), (64, 1), (64, 4)):
         steps = STEPS if width == 16 else STEPS // 8

@@ -4,6 +4,9 @@ import sys
 
 __all__ = ["main"]
 
+# Packages of the lab that are imported by other names than they are installed by.
+PACKAGES = {"markdown_it": "markdown-it-py", "skimage": "scikit-image"}
+
 
 def main() -> None:
     """Runs the command line, or says in one line what to install for it."""
@@ -12,7 +15,8 @@ def main() -> None:
 
         app()
     except ModuleNotFoundError as error:
-        package = (error.name or str(error)).partition(".")[0]
+        module = (error.name or str(error)).partition(".")[0]
+        package = PACKAGES.get(module, module)
         sys.exit(
             f"alrc: {package} is not installed here. Install what the command line needs with: "
             'pip install "alrc[lab]"'

@@ -1,11 +1,17 @@
 """The console script: it runs the commands, or says what to install for them."""
 
+import re
 import sys
+import tomllib
+from importlib.metadata import packages_distributions
+from pathlib import Path
 
 import pytest
 
 from alrc import __version__
-from alrc.cli import main
+from alrc.cli import PACKAGES, main
+
+PYPROJECT = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
 
 
 def test_the_script_runs_the_commands(monkeypatch, capsys) -> None:
@@ -25,3 +31,22 @@ def test_what_is_missing_is_named_with_the_mend(monkeypatch) -> None:
         "alrc: typer is not installed here. Install what the command line needs with: "
         'pip install "alrc[lab]"'
     )
+
+
+def plain(package: str) -> str:
+    """The name as pip compares it."""
+    return re.sub(r"[-_.]+", "-", package).lower()
+
+
+@pytest.mark.parametrize("extra", ["lab", "ray", "torch"])
+def test_what_is_missing_is_named_as_it_is_installed(extra: str) -> None:
+    """Packages whose modules have other names are in the table, the lab's to come too."""
+    wanted = PYPROJECT["project"]["optional-dependencies"][extra]
+    packages = {plain(re.match(r"[\w.-]+", package)[0]) for package in wanted} - {"alrc"}
+    named = {
+        plain(owner)
+        for module, owners in packages_distributions().items()
+        for owner in owners
+        if plain(PACKAGES.get(module, module)) == plain(owner)
+    }
+    assert packages - named == set()

@@ -1,110 +1,151 @@
-"""Runs that come to grief, or wait, in a module that spawned processes can import; their studies.
+"""Runs that come to grief, or wait, and the studies in which they do.
 
 Whatever is to be stopped half-way waits there: a machine may be too busy to stop it in time.
 """
 
-import functools
+import errno
 import io
 import json
 import multiprocessing
 import os
+import signal
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
+import tiny
 from rich.console import Console
 from torch import Tensor
 
-from alrc.lab.data.images import Images
-from alrc.lab.engine import grid
-from alrc.lab.engine.grid import Job
-from alrc.lab.engine.training import Run, RunConfig, train
+from alrc.lab.engine.jobs import Job, run_job
+from alrc.lab.exec.messages import Message, Workers, train_job
 from alrc.lab.exec.study import run_study
-from alrc.lab.exec.workers import Processes, Workers
-from alrc.lab.tasks.supersampling import task as tasks
-from alrc.lab.tasks.supersampling.task import Supersampling
+from alrc.lab.exec.workers import Processes
 
 
-def noise() -> Images:
-    images = np.random.default_rng(0).integers(0, 256, (30, 3, 32, 32), np.uint8)
-    return Images("noise", images, images[:2])
+@dataclass(frozen=True)
+class Planted(tiny.Line):
+    """A run that comes to grief in a step, while the file ``left`` holds a number above 0."""
 
+    left: Annotated[str, "File."] = ""
+    mishap: Literal["raise", "exit", "kill", "hang", "full disk", "terminate"] = "raise"
+    at: int = 8
 
-@dataclass(frozen=True, eq=False)
-class Planted(Supersampling):
-    """A task whose run comes to grief in step 8, while ``counter`` has a number above 0."""
+    places: ClassVar = ("left",)
 
-    counter: Path = Path()
-    signal: int | None = None  # None for an exception, 0 for an hour's sleep
-    losses_are: float = 1.0
-
-    def batches(
-        self, seed: int, batch_size: int, start: int = 0
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        batches = super().batches(seed, batch_size, start)
-        for step, (inputs, targets) in enumerate(batches, start):
-            if step == 7 and (left := int(self.counter.read_text())) > 0:
-                self.counter.write_text(str(left - 1))
-                if self.signal is None:
-                    raise ZeroDivisionError("planted")
-                if self.signal == 0:
-                    time.sleep(3600)
-                os.kill(os.getpid(), self.signal)
-            yield inputs, targets * self.losses_are
-
-
-@dataclass(frozen=True, eq=False)
-class Held(Supersampling):
-    """A task whose runs wait in a step while so many runs are finished, and else for ever."""
-
-    step: int = 0
-    runs: Path = Path()
-    finished: int = 0
-
-    def batches(
-        self, seed: int, batch_size: int, start: int = 0
-    ) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(self, seed: int, batch_size: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
         for step, batch in enumerate(super().batches(seed, batch_size, start), start + 1):
-            while step == self.step and len(finished(self.runs)) >= self.finished:
+            if step == self.at and (left := int(Path(self.left).read_text())) > 0:
+                Path(self.left).write_text(str(left - 1))
+                self.happen()
+            yield batch
+
+    def happen(self) -> None:
+        match self.mishap:
+            case "raise":
+                raise ZeroDivisionError("planted")
+            case "exit":
+                sys.exit("planted")
+            case "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+            case "terminate":
+                os.kill(os.getpid(), signal.SIGTERM)
+            case "hang":
+                time.sleep(3600)
+            case "full disk":
+                raise OSError(errno.ENOSPC, "No space left on device", "series/loss.raw.npy")
+
+
+@dataclass(frozen=True)
+class Held(tiny.Line):
+    """Runs that wait in a step while the file ``gate`` is there; they say so in ``gate.PID``."""
+
+    gate: Annotated[str, "File."] = ""
+    at: int = 8
+
+    places: ClassVar = ("gate",)
+
+    def batches(self, seed: int, batch_size: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
+        for step, batch in enumerate(super().batches(seed, batch_size, start), start + 1):
+            gate = Path(self.gate)
+            while step == self.at and gate.exists():
+                gate.with_name(f"{gate.name}.{os.getpid()}").touch()
                 time.sleep(0.002)
             yield batch
 
 
-def finished(runs: Path) -> list[Path]:
-    return list(runs.glob("*/result.json"))
+def planted(name: str, left: Path, times: int, **settings: Any) -> Job:
+    """A run that comes to grief so many times."""
+    left.write_text(str(times))
+    return tiny.job(name, "Planted", __file__, left=str(left), **settings)
 
 
-def hold(step: int, runs: Path = Path(), finished: int = 0) -> None:
-    """Makes every task of this process one whose runs wait."""
-    held = functools.partial(Held, step=step, runs=runs, finished=finished)
-    grid.Supersampling = tasks.Supersampling = held
+class Here:
+    """Workers in this process, one after another; nothing has to be started."""
 
+    def __init__(self, count: int | None = 1) -> None:
+        self.count, self.given, self.asked = count, list[tuple[Job, Path, float | None]](), False
+        self.order: list[tuple[str, float | None]] = []
 
-def planted(counter: Path, times: int, **settings: float | None) -> Job:
-    counter.write_text(str(times))
-    return Job(
-        Planted(noise(), width=1, counter=counter, **settings),
-        RunConfig(12, batch_size=50, num_stddev=1.0),
-    )
+    @property
+    def free(self) -> bool:
+        return len(self.given) < (self.count or 1)
+
+    def start(self, job: Job, runs: Path, seconds: float | None = None) -> None:
+        self.given.append((job, runs, seconds))
+        self.order.append((job.name, seconds))
+
+    def wait(self) -> list[tuple[str, Message]]:
+        job, runs, seconds = self.given.pop(0)
+        said: list[tuple[str, Message]] = []
+        end = train_job(
+            job,
+            runs,
+            seconds,
+            lambda progress: said.append((job.name, progress)),
+            lambda: self.asked,
+        )
+        return [*said, (job.name, end)]
+
+    def ask_to_stop(self) -> None:
+        self.asked = True
+
+    def stop(self) -> None:
+        self.given = []
 
 
 def run(
-    jobs: dict[str, Job], out: Path, workers: Workers | None = None, **settings: bool
+    jobs: Sequence[Job], out: Path, workers: Workers | None = None, **settings: Any
 ) -> tuple[dict[str, Path], list[str]]:
     """The failed runs of a study, and the lines it showed."""
     screen = Console(file=io.StringIO(), width=80)
-    failed = run_study(jobs, out, workers or Processes(2), screen, **settings)
-    assert not multiprocessing.active_children()
-    assert "\x1b" not in screen.file.getvalue()  # no live bars where there is no terminal
-    return failed, screen.file.getvalue().splitlines()
+    try:
+        failed = run_study(jobs, out, workers or Processes(2), screen, **settings)
+    finally:
+        run.said = screen.file.getvalue().splitlines()
+        assert not multiprocessing.active_children()
+        assert "\x1b" not in screen.file.getvalue()  # no live bars where there is no terminal
+    return failed, run.said
 
 
-def assert_as_if_alone(folder: Path, job: Job) -> None:
-    alone = train(job.task, job.config)
-    for name in Run.shapes(job.config):
-        np.testing.assert_array_equal(np.load(folder / f"{name}.npy"), getattr(alone, name))
-    result = json.loads((folder / "result.json").read_text())
-    for name, value in (("final_error", alone.final_error), ("held_out_error", alone.held_out[-1])):
-        assert result[name] == value or np.isnan(value)
+CHANGING = ("seconds",)  # of a result, what no two runs have in common
+
+
+def assert_as_if_alone(runs: Path, job: Job, alone: Path) -> None:
+    """The runs of a job hold bit for bit what they do if they are trained in one go."""
+    results = run_job(job, alone)
+    for name, result in results.items():
+        stored = json.loads((runs / name / "result.json").read_text())
+        assert {k: v for k, v in stored.items() if k not in CHANGING} == {
+            k: v for k, v in result.items() if k not in CHANGING
+        }
+        for series in result["series"]:
+            np.testing.assert_array_equal(
+                np.load(runs / name / "series" / f"{series}.npy"),
+                np.load(alone / name / "series" / f"{series}.npy"),
+            )
+        assert not list((runs / name).glob(".*.part"))

@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
-from alrc.lab.cli.options import fail
+from alrc.lab.cli.options import fail, make_app
 
-app = typer.Typer(no_args_is_help=True)
+app = make_app(no_args_is_help=True)
 
 
 @app.callback()

@@ -1,140 +1,131 @@
 """``alrc lab run``: one run in a folder, which goes on where it was stopped."""
 
-from enum import StrEnum
+import inspect
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
-from alrc.lab.cli.options import (
-    POWERS,
-    BatchSize,
-    Cifar10,
-    Error,
-    ErrorPower,
-    Iterations,
-    LearningRate,
-    Optimizer,
-    OptimizerName,
-    Seed,
-    fail,
+from alrc.lab.cli.options import check_device, fail, make_app, parameters
+
+__all__ = ["app"]
+
+
+class _Tasks(TyperGroup):
+    """A command for each task, made from its options when it is asked for."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        from alrc.lab.engine.naming import installed
+
+        return installed("task")
+
+    def get_command(self, ctx: Any, name: str) -> Any:
+        one = make_app()
+        try:
+            one.command(name)(_command(name))
+        except ValueError as refusal:
+            fail(refusal, 2)
+        return typer.main.get_command(one)
+
+
+app = make_app(
+    cls=_Tasks,
+    no_args_is_help=True,
+    help="Train one network; type it again to go on. PATH/FILE.py:CLASS is a task of your own.",
+    subcommand_metavar="TASK [OPTIONS]",
 )
-
-app = typer.Typer(no_args_is_help=True, help="Train one network; type it again to go on.")
-
-
-class Arm(StrEnum):
-    off = "off"
-    alrc = "alrc"
-    original = "original"
-
-
-class Device(StrEnum):
-    cpu = "cpu"
-    cuda = "cuda"
 
 
 @app.callback()
 def run() -> None:
-    """Keeps ``cifar10`` a command of its own, beside others to come."""
+    """Makes this a group, whose commands are the tasks."""
 
 
-@app.command()
-def cifar10(
-    out: Annotated[
-        Path, typer.Option(help="Folder of this run; a run that was stopped goes on in it.")
-    ],
-    arm: Annotated[
-        Arm,
-        typer.Option(
-            help="off: plain training; alrc; original: the 0.997/0.001 form of the paper's code."
-        ),
-    ] = Arm.alrc,
-    num_stddev: Annotated[
-        float, typer.Option(help="Limit, in standard deviations above the mean loss, > 0.")
-    ] = 3.0,
-    num_stddev_below: Annotated[
-        float | None, typer.Option(help="The same below the mean; without it: no lower limit.")
-    ] = None,
-    mu1_start: Annotated[
-        float | None, typer.Option(help="First mean loss, 25 in the paper; without it: automatic.")
-    ] = None,
-    mu2_start: Annotated[
-        float | None, typer.Option(help="First mean squared loss, 900 in the paper.")
-    ] = None,
-    error: ErrorPower = Error.quartic,
-    batch_size: BatchSize = 1,
-    optimizer: OptimizerName = Optimizer.adam,
-    learning_rate: LearningRate = 0.1 / 128,
-    iterations: Iterations = 100_000,
-    seed: Seed = 0,
-    width: Annotated[
-        int, typer.Option(help="Features of the first layer, >= 1; 64 in the paper.")
-    ] = 64,
-    sqrt_step: Annotated[
-        bool, typer.Option(help="Replace losses of 50 and more by their square root, as the paper.")
-    ] = True,
-    evaluate_every: Annotated[
-        int | None,
-        typer.Option(help="Steps between evaluations on held-out images; without it: at the end."),
-    ] = None,
-    checkpoint_every: Annotated[int, typer.Option(help="Steps between checkpoints, >= 1.")] = 1000,
-    device: Annotated[Device, typer.Option(help="Where to train.")] = Device.cpu,
-    compile: Annotated[bool, typer.Option(help="Send the network through torch.compile.")] = False,
-    cifar10: Cifar10 = None,
-) -> None:
-    """Train the paper's supersampling network on CIFAR-10, or on photographs.
+def _command(name: str) -> Any:
+    """The function whose parameters are the options of a task."""
+    from alrc.lab.api import Task, Training
+    from alrc.lab.engine.naming import Named
 
-    Every step's loss is kept, before and after it is limited. Kill it whenever you like: the same
-    command goes on from the last checkpoint, to the same numbers.
-    """
+    named = Named.parse("task", name, Path.cwd())
+    cls = named.find()
+    assert issubclass(cls, Task)
+
+    def command(
+        out: Annotated[
+            Path, typer.Option(help="Folder of this run; a run that was stopped goes on in it.")
+        ],
+        arm: Annotated[
+            str,
+            typer.Option(
+                metavar="'NAME key=value ...'",
+                help="What is done to losses and gradients: off, 'alrc num_stddev=2', ...; "
+                "alrc lab list shows them.",
+            ),
+        ] = "alrc",
+        seed: Annotated[int, typer.Option(help="Fixes initial weights and data, >= 0.")] = 0,
+        **options: Any,
+    ) -> None:
+        training = {n: options.pop(n) for n in Training.helps()}
+        _train(named.having(options).placed(), arm, training, seed, out)
+
+    options = [
+        *parameters(cls, f"Options of {named.short_name}", {}),
+        *parameters(Training, "Training", cls.defaults),
+    ]
+    signature = inspect.signature(command)
+    own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+    names = [p.name for p in (*own, *options)]
+    if twice := [n for n in names if names.count(n) > 1]:
+        raise ValueError(
+            f"{named.short_name}: options must not be called as those of every run are; "
+            f"{twice[0]} is. Rename it."
+        )
+    kept = [p.replace(kind=p.KEYWORD_ONLY) for p in own]
+    command.__signature__ = signature.replace(parameters=[*kept, *options])  # type: ignore[attr-defined]
+    command.__doc__ = inspect.getdoc(cls)
+    if command.__doc__:
+        command.__doc__ = command.__doc__.partition("\n\nReferences:")[0]
+    return command
+
+
+def _train(named: Any, arm: str, training: dict[str, Any], seed: int, out: Path) -> None:
     import torch
     from rich.console import Console
 
-    from alrc.lab.data.images import load_images
+    from alrc.lab.api import Training
+    from alrc.lab.engine.naming import Named
+    from alrc.lab.engine.spec import Spec
     from alrc.lab.engine.storage import RunFolder
-    from alrc.lab.engine.training import Run, RunConfig, train
-    from alrc.lab.exec.progress import State, show_progress
-    from alrc.lab.tasks.supersampling.task import Supersampling
+    from alrc.lab.engine.training import Stopped, train
+    from alrc.lab.exec.estimate import data_lines
+    from alrc.lab.exec.progress import show_progress
+    from alrc.lab.exec.stopping import Signals
 
     torch.set_num_threads(1)  # as many threads, as many ways to add up
+    console = Console(stderr=True)
     try:
-        if checkpoint_every < 1 or width < 1:
-            raise ValueError(
-                "--checkpoint-every and --width must be at least 1; got "
-                f"{checkpoint_every} and {width}."
-            )
-        if device is Device.cuda and not torch.cuda.is_available():
-            raise ValueError("--device cuda needs a GPU that torch can use; there is none here.")
-        config = RunConfig(
-            iterations,
-            batch_size,
-            optimizer.value,
-            learning_rate,
-            None if arm is Arm.off else num_stddev,
-            seed,
-            num_stddev_below=num_stddev_below,
-            mu1_start=mu1_start,
-            mu2_start=mu2_start,
-            original=arm is Arm.original,
-            evaluate_every=evaluate_every,
-            device=device.value,
-            compile=compile,
-        )
-        task = Supersampling(load_images(cifar10), POWERS[error], width, sqrt_step)
+        how = Training(**training)
+        spec = Spec(named, Named.parse("arm", arm, Path.cwd()), how, seed)
+        check_device(how.device)
         with (
-            RunFolder(out, task.describe(), config) as folder,
-            show_progress({arm.value: config}, Console(stderr=True)) as show,
+            Signals() as signals,
+            RunFolder(out, spec.config) as folder,
+            show_progress(how.steps, spec.config["arm"], console) as show,
         ):
-
-            def report(step: int, run: Run) -> None:
-                if step % 50 == 0 or step == iterations:
-                    show(arm.value, State.of(step, run))
-
-            result = folder.save_result(train(task, config, report, folder, checkpoint_every))
+            for line in data_lines([spec]):
+                console.print(line, soft_wrap=True, markup=False, highlight=False)
+            result = train(spec, folder, show, stop=lambda: signals.first is not None)
     except (ValueError, OSError) as refusal:
         fail(refusal, 2)
-    except KeyboardInterrupt:
-        fail("stopped; the same command goes on from the last checkpoint.", 130)
-    for name, value in result.items():
+    except Stopped:
+        code = 128 + (signals.first or 0)
+        fail(f"stopped with a checkpoint in {out}; the same command goes on from it.", code)
+    for name, value in result["metrics"].items():
         typer.echo(f"{name}: {'not finite' if value is None else f'{value:g}'}")
+    for name, loss in result["losses"].items():
+        value = loss["training_loss"]
+        typer.echo(f"training {name}: {'not finite' if value is None else f'{value:g}'}")
+        typer.echo(f"{name}: {loss['limited']:,} of {loss['count']:,} limited")
+    if result["diverged"]:
+        typer.echo(f"diverged: {result['diverged']}")

@@ -1,54 +1,56 @@
 """``alrc lab study``: a grid of runs in a folder, which goes on where it was stopped."""
 
 import os
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from alrc.lab.cli.options import Cifar10, fail
+from alrc.lab.cli.options import check_device, fail
+from alrc.lab.cli.report import report
+
+if TYPE_CHECKING:
+    from alrc.lab.exec.messages import Workers
+
+__all__ = ["PRESETS", "study"]
 
 PRESETS = Path(__file__).parents[1] / "presets"
 
-app = typer.Typer(
-    no_args_is_help=True, help="Train a grid of networks, in parallel; type it again to go on."
-)
 
-
-class Preset(StrEnum):
-    smoke = "smoke"
-    small = "small"
-    paper = "paper"
-    high_learning_rate = "high-learning-rate"
-
-
-@app.callback()
-def study() -> None:
-    """Keeps ``cifar10`` a command of its own, beside others to come."""
-
-
-@app.command()
-def cifar10(
-    out: Annotated[
-        Path, typer.Option(help="Folder of this study; a study that was stopped goes on in it.")
+def study(
+    what: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE.toml",
+            help="What to cross with what; or one of those that come with the lab: "
+            "supersampling-smoke (8 runs, under a minute), -small (30, half an hour on two cores), "
+            "-paper (its 320) and -high-learning-rate (40).",
+        ),
     ],
-    preset: Annotated[
-        Preset | None,
+    out: Annotated[
+        Path | None,
         typer.Option(
-            help="smoke: 8 runs, less than a minute; small: 30, about half an hour on two cores; "
-            "paper: its 320; high-learning-rate: 40.",
+            help="Folder of this study; one that was stopped goes on in it.",
+            show_default="studies/NAME",
+        ),
+    ] = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Takes the place of what the file says: seeds=2, task.width=16, "
+            "training.steps=1000; may be given several times.",
             show_default=False,
         ),
     ] = None,
-    grid: Annotated[
-        Path | None,
-        typer.Option(help="TOML file with a grid of your own, like those of the presets."),
-    ] = None,
-    cifar10: Cifar10 = None,
     workers: Annotated[
         int | None,
-        typer.Option(help="Runs at a time, >= 1; without it: one for each core."),
+        typer.Option(help="Runs at a time, >= 1.", show_default="one for each core or GPU"),
+    ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(help="Where to train: cpu or cuda.", show_default="as the file says, or cpu"),
     ] = None,
     ray: Annotated[
         str | None,
@@ -61,52 +63,87 @@ def cifar10(
     ] = None,
     retry: Annotated[bool, typer.Option("--retry", help="Run those that failed again.")] = False,
 ) -> None:
-    """Train the paper's supersampling network with every design of a grid.
+    """Train each task of a study with each arm and seed, then write its report.
 
-    Runs with the same seed start from the same weights and see the same images in the same order.
+    Runs with the same seed start from the same weights and see the same data in the same order.
     Kill it whenever you like: the same command goes on, to the same numbers. Finished runs are
     not run again; a run that failed is when you say --retry.
     """
     from rich.console import Console
 
-    from alrc.lab.data.images import load_images
     from alrc.lab.engine.grid import Grid
+    from alrc.lab.engine.jobs import plan
+    from alrc.lab.exec.stopping import StudyStopped
     from alrc.lab.exec.study import run_study
-    from alrc.lab.exec.workers import Processes, Workers
 
     try:
-        if (preset is None) == (grid is None):
-            raise ValueError("either --preset or --grid must be given, to say what to run.")
-        if workers is not None and workers < 1:
-            raise ValueError(
-                f"--workers must be at least 1, because each trains a run; got {workers}."
-            )
-        designs = Grid.read(PRESETS / f"{preset}.toml" if grid is None else grid)
-        jobs = designs.jobs(load_images(cifar10))
-        where: Workers
-        if ray is None:
-            where = Processes(workers or _cores())
-        else:
-            from alrc.lab.exec.cluster import RayWorkers
-
-            where = RayWorkers(ray, workers)
-        failed = run_study(jobs, out, where, Console(stderr=True), retry)
+        file = _file(what)
+        out = out or Path("studies") / file.stem
+        grid = Grid.read(file, _changes(changes or [], device))
+        specs = grid.named_specs(path.name for path in out.glob("runs/*"))
+        where = _workers(next(iter(specs.values())).training.device, workers, ray)
+        jobs = plan(specs, grid.ensembles)
+        failed = run_study(jobs, out, where, Console(stderr=True), retry, grid.record())
     except (ValueError, OSError) as refusal:
         fail(refusal, 2)
-    except KeyboardInterrupt:
-        fail("stopped; the same command goes on from the last checkpoints.", 130)
+    except StudyStopped as stopped:
+        fail(stopped, stopped.exit_code)
     for name, log in failed.items():
         typer.echo(f"{name}: {log}", err=True)
+    if len(failed) < len(specs):
+        report(out)
     if failed:
         fail(
-            f"{len(failed)} of {len(jobs)} runs failed, with the logs above; --retry runs them "
+            f"{len(failed)} of {len(specs)} runs failed, with the logs above; --retry runs them "
             "again.",
             1,
         )
-    typer.echo(f"All {len(jobs)} runs are finished: {out / 'runs'}")
 
 
-def _cores() -> int:
-    """Cores that this process may use."""
+def _file(what: str) -> Path:
+    """The file that was named, or that of a preset."""
+    preset = PRESETS / f"{what}.toml"
+    if preset.is_file():
+        return preset
+    if not what.endswith(".toml") and not Path(what).exists():
+        names = ", ".join(sorted(path.stem for path in PRESETS.glob("*.toml")))
+        raise ValueError(f"what to train must be a .toml file or one of {names}; got {what}.")
+    return Path(what)
+
+
+def _changes(given: list[str], device: str | None) -> dict[str, Any]:
+    """What --set and --device ask for."""
+    from alrc.lab.engine.naming import parse_value
+
+    changes = {}
+    for text in given:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise ValueError(f"--set must be KEY=VALUE, such as task.width=16; got {text!r}.")
+        changes[key.strip()] = parse_value(value.strip())
+    if device is not None:
+        check_device(device)
+        changes["training.device"] = device
+    return changes
+
+
+def _workers(device: str, count: int | None, ray: str | None) -> "Workers":
+    from alrc.lab.exec.workers import Processes
+
+    if count is not None and count < 1:
+        raise ValueError(f"--workers must be at least 1, because each trains a run; got {count}.")
+    if ray is not None:
+        from alrc.lab.exec.cluster import RayWorkers
+
+        return RayWorkers(ray, count)
+    return Processes(count or _places(device))
+
+
+def _places(device: str) -> int:
+    """Runs that can be trained at a time: one on each GPU, or on each core we may use."""
+    if device != "cpu":
+        import torch
+
+        return torch.cuda.device_count()
     affinity = getattr(os, "sched_getaffinity", None)  # not everywhere
     return len(affinity(0)) if affinity else os.cpu_count() or 1

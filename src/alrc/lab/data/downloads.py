@@ -1,14 +1,15 @@
 """CIFAR-10 from the network, whole or not at all."""
 
+import gzip
 import os
 import shutil
 import tarfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
-from gzip import BadGzipFile
+from contextlib import ExitStack, contextmanager
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
+from typing import IO, cast
 
 import pooch
 import requests  # what pooch downloads with, and whose errors it lets through
@@ -23,12 +24,22 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from alrc.lab.data.images import CIFAR10_HELD_OUT, CIFAR10_TRAINING, CIFAR10_URL, read_cifar10
+from alrc.lab.data.images import (
+    CIFAR10_HELD_OUT,
+    CIFAR10_TRAINING,
+    CIFAR10_URL,
+    RECORD,
+    read_cifar10,
+)
 
 __all__ = ["DownloadError", "download_cifar10"]
 
 CIFAR10_CHECKSUM = "md5:c32a1d4ab5d03f1284b67883e8d87530"  # from CIFAR-10's own page
 CIFAR10_FOLDER = "cifar-10-batches-bin"  # as the archive calls it
+CIFAR10_FILES = CIFAR10_TRAINING + CIFAR10_HELD_OUT
+CIFAR10_OTHERS = ("batches.meta.txt", "readme.html")  # names of the classes; an address
+BATCH = 10_000 * RECORD  # bytes of each of the six files
+BESIDE = 2**20  # bytes for all that an archive has beside them: the others, headers, padding
 CHUNK = 2**16  # bytes
 TIMEOUT = 30.0  # seconds without a byte
 
@@ -63,7 +74,8 @@ def download_cifar10(
 
     Raises:
         DownloadError: If the archive cannot be fetched, written or unpacked, has another checksum,
-            lacks one of the six files, or has a member that is a link, a device or outside.
+            lacks one of the six files, has a member that is a link, a device or outside, or is
+            larger than CIFAR-10 is, packed or unpacked.
         NotADirectoryError: If ``folder`` is a file.
         FileNotFoundError, ValueError: If some files are there, but ``read_cifar10`` refuses them.
 
@@ -75,8 +87,7 @@ def download_cifar10(
             f"{folder} must be a folder, because CIFAR-10 is put into it; it is a file. "
             "Pass a folder with --dir."
         )
-    names = CIFAR10_TRAINING + CIFAR10_HELD_OUT
-    unpacked = any((folder / name).exists() for name in names)
+    unpacked = any((folder / name).exists() for name in CIFAR10_FILES)
     target = folder if unpacked else folder / CIFAR10_FOLDER
     if target.exists():
         try:
@@ -107,9 +118,19 @@ def download_cifar10(
 def _fetch(url: str, archive: Path, progress: bool) -> None:
     """Downloads to ``archive``, which may be partial if this raises."""
     try:
-        with _bar(progress) as bar:
-            download = pooch.HTTPDownloader(progressbar=bar, chunk_size=CHUNK, timeout=TIMEOUT)
-            download(url, str(archive), None)
+        with ExitStack() as stack, open(archive, "wb") as file, _bar(progress) as bar:
+
+            def close_at_end(response: requests.Response, **_: object) -> None:
+                stack.callback(response.close)  # pooch leaves it open when anything goes wrong
+
+            download = pooch.HTTPDownloader(
+                progressbar=bar,
+                chunk_size=CHUNK,
+                timeout=TIMEOUT,
+                hooks={"response": close_at_end},
+            )
+            # Packed, the files are hardly larger than they are, whatever they hold.
+            download(url, _Limited(file, len(CIFAR10_FILES) * BATCH + BESIDE, url), None)
     except requests.RequestException as error:
         raise DownloadError(
             f"{url} must be reachable, because CIFAR-10 is downloaded from there; "
@@ -121,7 +142,6 @@ def _fetch(url: str, archive: Path, progress: bool) -> None:
 def _reason(error: requests.RequestException) -> str:
     """Why a download failed, in a few words."""
     if isinstance(error, requests.HTTPError) and error.response is not None:
-        error.response.close()  # pooch leaves it open
         return f"the server answered {error.response.status_code} {error.response.reason}"
     if isinstance(error, requests.exceptions.ChunkedEncodingError):
         return "the connection broke off"
@@ -143,24 +163,52 @@ def _check(url: str, archive: Path, checksum: str) -> None:
         )
 
 
+class _Limited:
+    """A file of which at most ``left`` bytes are read or written; it then refuses the address."""
+
+    def __init__(self, file: IO[bytes] | gzip.GzipFile, left: int, url: str) -> None:
+        self.left, self.flush = left, file.flush
+        self._file, self._url = file, url
+
+    def read(self, size: int) -> bytes:
+        return self._counted(self._file.read(size))
+
+    def write(self, content: bytes) -> None:
+        self._file.write(self._counted(content))
+
+    def _counted(self, content: bytes) -> bytes:
+        self.left -= len(content)
+        if self.left < 0:
+            raise _too_large(self._url, "it has more")
+        return content
+
+
+def _too_large(url: str, found: str) -> DownloadError:
+    return DownloadError(
+        f"{url} must hold no more than CIFAR-10 does, {len(CIFAR10_FILES)} files of up to "
+        f"{BATCH:,} bytes and {BESIDE:,} bytes beside them, because all of it would be written to "
+        f"the disk; {found}. {ELSEWHERE}."
+    )
+
+
 def _unpack(url: str, archive: Path, files: Path) -> None:
     """Unpacks what the archive has in ``cifar-10-batches-bin`` to ``files``, and reads it."""
     files.mkdir()
     try:
-        with tarfile.open(archive, "r:gz") as members:
-            # Neither extracted nor followed, so that no Python older than 3.11.4 needs a filter.
-            for member in members:
-                if not _is_harmless(member, files):
-                    raise DownloadError(
-                        f"{url} must hold nothing but files and folders inside the one it is "
-                        f"unpacked to; it has {member.name!r}. {ELSEWHERE}."
-                    )
-                name = PurePosixPath(member.name)
-                content = members.extractfile(member)
-                if content and name.parent == PurePosixPath(CIFAR10_FOLDER):
-                    with content, open(files / name.name, "wb") as file:
-                        shutil.copyfileobj(content, file, CHUNK)
-    except (tarfile.TarError, BadGzipFile, EOFError, zlib.error) as error:
+        with gzip.open(archive) as stream:
+            content = _Limited(stream, BESIDE, url)
+            _unpack_members(url, content, files)
+            while content.read(CHUNK):  # to the end, where gzip has its checksum
+                pass
+    # Beside its own errors, tarfile lets through what its parsing of hostile headers runs into.
+    except (
+        tarfile.TarError,
+        gzip.BadGzipFile,
+        EOFError,
+        zlib.error,
+        ValueError,
+        RecursionError,
+    ) as error:
         raise DownloadError(
             f"{url} must be a .tar.gz archive, whole; it could not be unpacked: {error}. "
             f"{ELSEWHERE}."
@@ -171,10 +219,38 @@ def _unpack(url: str, archive: Path, files: Path) -> None:
         raise DownloadError(str(refusal).replace(str(files), f"{url}: {files.name}")) from None
 
 
+def _unpack_members(url: str, stream: _Limited, files: Path) -> None:
+    """Unpacks a ``.tar`` as it is read, once and forwards, so that no header leads it in circles.
+
+    ``stream`` may give so much as is for what lies beside the six files, each of which adds its
+    own size: so neither headers, nor many members, nor large ones that are not taken, go on.
+    """
+    expected = set(CIFAR10_FILES)
+    with tarfile.open(fileobj=cast(IO[bytes], stream), mode="r|") as members:
+        # Neither extracted nor followed, so that no Python older than 3.11.4 needs a filter.
+        for member in members:
+            if not _is_harmless(member, files):
+                raise DownloadError(
+                    f"{url} must hold nothing but plain files and folders inside the one it is "
+                    f"unpacked to; it has {member.name!r}. {ELSEWHERE}."
+                )
+            path = PurePosixPath(member.name)
+            name = path.name if path.parent == PurePosixPath(CIFAR10_FOLDER) else ""
+            if member.size > (BATCH if name in expected else BESIDE):
+                raise _too_large(url, f"it has {member.name!r} of {member.size:,} bytes")
+            if name in expected:
+                expected.remove(name)
+                stream.left += member.size
+            if name in CIFAR10_FILES + CIFAR10_OTHERS and (content := members.extractfile(member)):
+                with content, open(files / name, "wb") as file:
+                    shutil.copyfileobj(content, file, CHUNK)
+
+
 def _is_harmless(member: tarfile.TarInfo, files: Path) -> bool:
     parent = files.parent.resolve()
     inside = (parent / member.name).resolve().is_relative_to(parent)
-    return inside and (member.isfile() or member.isdir())
+    # A sparse file is as large as it says, however little the archive has of it.
+    return inside and (member.isdir() or (member.isfile() and not member.issparse()))
 
 
 class _Bar:

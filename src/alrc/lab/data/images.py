@@ -10,6 +10,7 @@ The photographs are those that scikit-image's wheel ships as files and that its 
 - ``rocket.jpg``: launch of DSCOVR on Falcon 9, by SpaceX; released into the public domain.
 """
 
+import functools
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,9 +58,28 @@ class Images:
         return checksum.hexdigest()
 
 
-def load_images(cifar10: Path | None = None) -> Images:
-    """CIFAR-10 from the folder, or the photographs where none is given."""
-    return load_photographs() if cifar10 is None else read_cifar10(cifar10)
+@functools.cache
+def load_images(images: str) -> Images:
+    """The images that an option names, loaded once in each process.
+
+    Args:
+        images: ``"photographs"``, or the folder of CIFAR-10's six binary files.
+
+    Raises:
+        FileNotFoundError: If there is no such folder, or one of its files is missing.
+        ValueError: If CIFAR-10 is not as it should be.
+    """
+    if images == "photographs":
+        return load_photographs()
+    folder = Path(images)
+    if not folder.is_dir():
+        found = "which is a file" if folder.exists() else "which is not there"
+        raise FileNotFoundError(
+            "images must be photographs, or a folder with CIFAR-10's six binary files; got "
+            f"{images!r}, {found}. Type alrc lab data cifar10: it downloads them once, and prints "
+            "their folder."
+        )
+    return read_cifar10(folder)
 
 
 def load_photographs() -> Images:

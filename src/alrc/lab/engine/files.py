@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 __all__ = [
+    "Damaged",
     "read_json",
     "sync_all",
     "sync_folder",
@@ -16,6 +17,15 @@ __all__ = [
     "written_together",
     "written_whole",
 ]
+
+
+class Damaged(ValueError):
+    """A stored file is missing, or not as it was written.
+
+    ``folder`` holds a run that can be trained anew without it, if that is what helps.
+    """
+
+    folder: Path | None = None
 
 
 # Files that are written, and the names that they are to have, within written_together.
@@ -118,12 +128,12 @@ def read_json(file: Path, mend: str) -> dict[str, Any]:
         mend: What to do if it can't be read; a sentence.
 
     Raises:
-        ValueError: If it is not one.
+        Damaged: If it is not one.
     """
     try:
         value = json.loads(file.read_text(encoding="utf-8"))
         if not isinstance(value, dict):
             raise ValueError(f"it holds a {type(value).__name__}")
     except ValueError as error:  # UnicodeDecodeError is one too
-        raise ValueError(f"{file} must hold a JSON object; {error}. {mend}") from None
+        raise Damaged(f"{file} must hold a JSON object; {error}. {mend}") from None
     return value

@@ -2,7 +2,7 @@
 
 ``NAME key=value ...``, with the options that differ from their defaults, is how a task or an arm is
 written in a study's file, on the command line, in the names of runs and in reports:
-``alrc num_stddev=2.0``, ``./heavy.py:Heavy power=4``. A value is written as in TOML; quotes may be
+``alrc num_stddev=2``, ``./heavy.py:Heavy power=4``. A value is written as in TOML; quotes may be
 left out, and ``none`` stands for nothing given.
 """
 
@@ -15,7 +15,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
 from functools import cache
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
@@ -71,6 +71,13 @@ class Named:
     def having(self, options: Mapping[str, Any]) -> "Named":
         """The same with other options beside those given, or in their place."""
         return Named(self.kind, self.name, tuple({**dict(self.given), **options}.items()))
+
+    def placed(self) -> "Named":
+        """With whole paths in the options that say where a task's data are."""
+        cls = self.find()
+        places = cls.places if issubclass(cls, Task) else ()
+        paths = {n: Path(v) for n, v in self.given if n in places and isinstance(v, str)}
+        return self.having({n: str(p.resolve()) for n, p in paths.items() if p.exists()})
 
     @property
     def file(self) -> Path | None:
@@ -135,6 +142,8 @@ def _spell_value(value: Any) -> str:
         return "none"
     if isinstance(value, str):
         return shlex.quote(value)
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
+        return str(int(value))
     return shlex.quote(json.dumps(value, separators=(",", ":")))
 
 
@@ -148,20 +157,24 @@ def parse_value(text: str) -> Any:
         return text
 
 
-def installed(kind: Kind) -> dict[str, str]:
-    """Names of those that are installed, and where they come from."""
-    return {entry.name: entry.value for entry in entry_points(group=f"alrc.{kind}s")}
+@cache
+def _entries(kind: Kind) -> dict[str, EntryPoint]:
+    return {entry.name: entry for entry in entry_points(group=f"alrc.{kind}s")}
+
+
+def installed(kind: Kind) -> list[str]:
+    """Names of those that are installed."""
+    return sorted(_entries(kind))
 
 
 @cache  # to look through all that is installed takes milliseconds
 def _installed(kind: Kind, name: str) -> Any:
-    found = [entry for entry in entry_points(group=f"alrc.{kind}s") if entry.name == name]
-    if not found:
+    if name not in _entries(kind):
         raise ValueError(
-            f"{kind} must be one of {', '.join(sorted(installed(kind)))}, or one of your own as "
+            f"{kind} must be one of {', '.join(installed(kind))}, or one of your own as "
             f"path/to/file.py:Class; got {name}."
         )
-    return found[0].load()
+    return _entries(kind)[name].load()
 
 
 def _own(name: str) -> Any:

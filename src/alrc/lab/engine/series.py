@@ -18,7 +18,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 from torch import Tensor
 
-from alrc.lab.engine.files import sync_folder
+from alrc.lab.engine.files import Damaged, sync_folder
 
 __all__ = ["Manifest", "Series", "is_present", "read_series"]
 
@@ -38,7 +38,7 @@ class Series:
         manifest: What of them counts; rows that came after it are removed.
 
     Raises:
-        ValueError: If a file is not what the manifest says.
+        Damaged: If a file is not what the manifest says.
     """
 
     def __init__(self, folder: Path, manifest: Manifest | None = None) -> None:
@@ -173,7 +173,7 @@ def read_series(folder: Path, result: Mapping[str, Any], name: str) -> NDArray[n
         Shape ``(steps, ...)``.
 
     Raises:
-        ValueError: If the file is missing, of another size, shape or type, or was changed.
+        Damaged: If the file is missing, of another size, shape or type, or was changed.
         KeyError: If the run has no such series.
     """
     path = folder / "series" / f"{name}.npy"
@@ -202,7 +202,7 @@ class _refusing:  # noqa: N801 - used like a function
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, FileNotFoundError):
-            raise ValueError(
+            raise Damaged(
                 f"{self.path} must be there, because it is part of a run; it is missing. {MEND}"
             ) from None
 
@@ -217,7 +217,8 @@ def _check(stream: BinaryIO, path: Path, manifest: Mapping[str, Any], exact: boo
         raise _damaged(path, f"be a .npy file; {error}") from None
     start = stream.tell()
     expected = start + 4 * int(np.prod(shape, dtype=np.int64))
-    if dtype != np.dtype("<f4") or fortran or found[1:] != shape[1:] or found[0] < shape[0]:
+    rows_fit = found[:1] == shape[:1] if exact else found[:1] >= shape[:1]
+    if dtype != np.dtype("<f4") or fortran or found[1:] != shape[1:] or not rows_fit:
         raise _damaged(path, f"hold float32 numbers of shape {shape}; it has {dtype} {found}")
     if size < expected or (exact and size != expected):
         raise _damaged(path, f"have {expected:,} bytes; it has {size:,}")
@@ -231,5 +232,5 @@ def _check(stream: BinaryIO, path: Path, manifest: Mapping[str, Any], exact: boo
     return start
 
 
-def _damaged(path: Path, what: str) -> ValueError:
-    return ValueError(f"{path} must {what}. {MEND}")
+def _damaged(path: Path, what: str) -> Damaged:
+    return Damaged(f"{path} must {what}. {MEND}")

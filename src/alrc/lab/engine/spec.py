@@ -5,6 +5,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from functools import cache, cached_property
+from pathlib import Path
 from typing import Any
 
 from alrc.lab.api import Arm, Task, Training
@@ -13,7 +14,8 @@ from alrc.lab.engine.naming import Named
 __all__ = ["FORMAT", "Spec", "task_of"]
 
 FORMAT = 2  # of config.json and result.json
-NOT_FIXING = ("evaluate_every",)  # changes nothing in training, and may be another when it goes on
+# These change nothing in training, and may be others when it goes on.
+NOT_FIXING = ("evaluate_every", "checkpoint_seconds")
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class Spec:
             "task_options": {n: v for n, v in task.options().items() if n not in task.places},
             "task_facts": _facts(self.task),
             "arm_options": arm.options(),
-            "sources": {n.short_name.rpartition(":")[0]: _sha256(n) for n in self._own()},
+            "sources": {file.name: _sha256(file) for file in self.own_files},
             "training": {n: v for n, v in training.items() if n not in NOT_FIXING},
             "losses_limited": type(arm).limit is not Arm.limit,
             "diverged_above": task.diverged_above,
@@ -73,8 +75,14 @@ class Spec:
         text = json.dumps(self.config, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 
-    def _own(self) -> list[Named]:
-        return [named for named in (self.task, self.arm) if named.file is not None]
+    @property
+    def own_files(self) -> list[Path]:
+        """The files of a task and an arm of one's own."""
+        return [named.file for named in (self.task, self.arm) if named.file is not None]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the config: another process makes it from the files and data that it has."""
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
 
 
 @cache
@@ -89,7 +97,7 @@ def _facts(named: Named) -> dict[str, Any]:
     return dict(task_of(named).describe())
 
 
-def _sha256(named: Named) -> str:
-    assert named.file is not None
-    named.find()  # says so if there is no such file
-    return hashlib.sha256(named.file.read_bytes()).hexdigest()
+@cache
+def _sha256(file: Path) -> str:
+    """Of what was imported, also if the file was changed since."""
+    return hashlib.sha256(file.read_bytes()).hexdigest()

@@ -1,7 +1,8 @@
 """A run's folder: what fixes it, its series, its last checkpoint, and what came of it."""
 
-import pickle
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -9,10 +10,14 @@ from typing import Any
 import filelock
 import torch
 
-from alrc.lab.engine.files import read_json, write_json, written_whole
+from alrc.lab.engine.files import Damaged, read_json, write_json, written_whole
 from alrc.lab.engine.series import Series
 
-__all__ = ["RunFolder"]
+__all__ = ["AnotherRun", "RunFolder"]
+
+
+class AnotherRun(ValueError):
+    """A folder holds another run than the one that is to go on in it."""
 
 
 class RunFolder:
@@ -27,7 +32,9 @@ class RunFolder:
         config: What fixes the run, as plain values.
 
     Raises:
-        ValueError: If the folder holds another run, or one that another process is at.
+        AnotherRun: If the folder holds another run.
+        Damaged: If it is a file, or its config.json can't be read.
+        ValueError: If another process is at it.
     """
 
     def __init__(self, path: Path, config: dict[str, Any]) -> None:
@@ -36,10 +43,11 @@ class RunFolder:
 
     def __enter__(self) -> "RunFolder":
         if self.path.exists() and not self.path.is_dir():
-            raise ValueError(
-                f"{self.path} must be a folder, because a run is kept in it; it is a file. Pass "
-                "another path."
-            )
+            with self._naming_folder():
+                raise Damaged(
+                    f"{self.path} must be a folder, because a run is kept in it; it is a file. "
+                    "Pass another path."
+                )
         self.path.mkdir(parents=True, exist_ok=True)
         try:
             self._lock.acquire(timeout=0)  # the system frees it, however this process ends
@@ -51,7 +59,8 @@ class RunFolder:
         try:
             for leftover in self.path.rglob(".*.part"):  # of a process killed while it wrote
                 leftover.unlink()
-            self._check_or_write_config()
+            if not self.check():
+                write_json(self.path / "config.json", self.config)
         except BaseException:
             self._lock.release()
             raise
@@ -65,21 +74,23 @@ class RunFolder:
     ) -> None:
         self._lock.release()
 
-    def _check_or_write_config(self) -> None:
+    def check(self) -> bool:
+        """Whether it holds this run, or nothing yet; another one is refused."""
         file = self.path / "config.json"
         if not file.exists():
-            write_json(file, self.config)
-            return
-        stored = read_json(file, f"Remove {self.path}, or pass another folder.")
+            return False
+        with self._naming_folder():
+            stored = read_json(file, f"Remove {self.path}, or pass another folder.")
         changes = [
             f"{name} {new!r} (there: {old!r})"
             for name, old, new in _differences(stored, self.config)
         ]
         if changes:
-            raise ValueError(
+            raise AnotherRun(
                 f"{self.path} must hold this very run to go on with it; it holds another one: got "
                 f"{', '.join(changes)}. Pass another folder, or the settings of that run."
             )
+        return True
 
     @property
     def result(self) -> dict[str, Any] | None:
@@ -99,26 +110,46 @@ class RunFolder:
         """The last checkpoint, or None before the first, and the series as they were then.
 
         Raises:
-            ValueError: If one of the files is damaged.
+            Damaged: If one of the files is.
         """
         file = self.path / "checkpoint.pt"
         if not file.exists():
             return None, Series(self.path / "series")
+        with self._naming_folder():
+            state = _load(file, f"Remove {self.path}, and the run is trained anew.")
+            return state, Series(self.path / "series", state["series"])
+
+    @contextmanager
+    def _naming_folder(self) -> Iterator[None]:
         try:
-            state = torch.load(file, map_location="cpu", weights_only=True)
-            manifest = state["series"]
-        except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, zipfile.BadZipFile) as e:
-            raise ValueError(
-                f"{file} must be a checkpoint of this run; it can't be read ({type(e).__name__}). "
-                f"Remove {self.path}, and the run is trained anew."
-            ) from None
-        return state, Series(self.path / "series", manifest)
+            yield
+        except Damaged as error:
+            error.folder = self.path
+            raise
 
     def save_checkpoint(self, state: dict[str, Any], series: Series) -> None:
         """Brings the series to the disk, then replaces the last checkpoint, whole."""
         manifest = series.commit(state["step"])
         with written_whole(self.path / "checkpoint.pt") as part:
             torch.save({**state, "series": manifest}, part)
+
+
+def _load(file: Path, mend: str) -> dict[str, Any]:
+    """A checkpoint, verified."""
+    try:
+        with zipfile.ZipFile(file) as archive:  # torch.load does not look at its checksums
+            if broken := archive.testzip():
+                raise ValueError(f"{broken} was changed")
+        state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+        state["series"]
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # whatever the bytes happen to spell
+        raise Damaged(
+            f"{file} must be a checkpoint of this run; it can't be read ({type(error).__name__}). "
+            f"{mend}"
+        ) from None
+    return state
 
 
 def _differences(stored: Any, given: Any, name: str = "") -> list[tuple[str, Any, Any]]:

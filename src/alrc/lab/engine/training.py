@@ -16,9 +16,9 @@ from alrc.lab.engine.series import Series
 from alrc.lab.engine.spec import FORMAT, Spec, task_of
 from alrc.lab.engine.storage import RunFolder
 
-__all__ = ["CHECKPOINT_SECONDS", "Progress", "Stopped", "Trainer", "train"]
+__all__ = ["Progress", "Stopped", "Trainer", "train"]
 
-CHECKPOINT_SECONDS = 60.0
+REPORT_SECONDS = 0.1  # a mean loss costs more than a small step, and on a GPU waits for it
 LARGEST_WAIT = 2**26  # bytes of series that may wait in memory for the next checkpoint
 
 
@@ -179,7 +179,6 @@ def train(
     folder: RunFolder,
     report: Callable[[Progress], None] | None = None,
     stop: Callable[[], bool] | None = None,
-    checkpoint_seconds: float = CHECKPOINT_SECONDS,
 ) -> dict[str, Any]:
     """Trains a run in its folder to the end, from its last checkpoint if there is one.
 
@@ -189,22 +188,21 @@ def train(
     Args:
         spec: What is trained, and how.
         folder: Where it is kept.
-        report: Called after every step.
+        report: Called after the first and the last step, and ten times a second.
         stop: Asked after every step whether to stop now.
-        checkpoint_seconds: Seconds between checkpoints, >= 0.
 
     Returns:
         What result.json holds.
 
     Raises:
         Stopped: If ``stop`` said so; a checkpoint was written.
-        ValueError: If a stored file is damaged.
+        Damaged: If a stored file is.
     """
     if (result := folder.result) is not None:
         return result
     state, series = folder.load_checkpoint()
     trainer = Trainer(spec, series)
-    evaluations = go_on(trainer, folder, state, report, stop, checkpoint_seconds)
+    evaluations = go_on(trainer, folder, state, report, stop)
     trained = Trained(trainer.task, trainer.networks, series, trainer.step, trainer.seconds)
     return finish(spec, folder, trained, evaluations)
 
@@ -215,7 +213,6 @@ def go_on(
     state: Mapping[str, Any] | None,
     report: Callable[[Progress], None] | None,
     stop: Callable[[], bool] | None,
-    checkpoint_seconds: float,
 ) -> list[Any]:
     """Trains to the end, from a state if there is one, with checkpoints in a folder.
 
@@ -228,7 +225,7 @@ def go_on(
     window = max(steps // 100, 1)
     evaluations: list[Any] = [] if state is None else state["evaluations"]
     batches = trainer.batches()
-    saved = time.monotonic()
+    saved, reported = time.monotonic(), -math.inf
 
     def save() -> None:
         nonlocal saved
@@ -239,14 +236,17 @@ def go_on(
         trainer.advance(next(batches))
         if trainer.step % every == 0 or trainer.step == steps:
             evaluations.append([trainer.step, *trainer.evaluate()])
-        if report is not None:
+        is_due = time.monotonic() - reported >= REPORT_SECONDS or trainer.step == steps
+        if report is not None and is_due:
+            reported = time.monotonic()
             report(Progress(trainer.step, trainer.latest(window)))
         if trainer.step == steps:
             break
         if stop is not None and stop():
             save()
             raise Stopped
-        if time.monotonic() - saved >= checkpoint_seconds or trainer.series.size > LARGEST_WAIT:
+        is_late = time.monotonic() - saved >= trainer.training.checkpoint_seconds
+        if is_late or trainer.series.size > LARGEST_WAIT:
             save()
     save()
     return evaluations

@@ -3,17 +3,16 @@
 import logging
 import os
 import socket
-import traceback
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from alrc.lab.engine.grid import Job, StudyTask
-from alrc.lab.engine.training import RunConfig
-from alrc.lab.exec.progress import State
-from alrc.lab.exec.workers import Message, run_one, throttled
+from alrc.lab.engine.jobs import Job
+from alrc.lab.engine.training import Progress
+from alrc.lab.exec.messages import Failed, Message, throttled, train_job
 
 __all__ = ["RayWorkers"]
 
@@ -22,20 +21,21 @@ WAIT_SECONDS = 0.5
 
 
 class RayWorkers:
-    """Sends runs to a Ray cluster, one core to each.
+    """Sends jobs to a Ray cluster, one core to each, and a GPU if it trains on one.
 
-    The folder of the study has to be on storage that all machines share: a run whose machine is
-    lost goes on elsewhere from the checkpoint there.
+    The folder of the study, and files with tasks or arms of one's own, have to be on storage that
+    all machines share: a run whose machine is lost goes on elsewhere from the checkpoint there.
 
     Args:
         address: Of the cluster, as ``ray.init`` takes it; ``"auto"`` starts one on this machine.
-        count: Runs at a time; None for as many as the cluster has room for.
+        count: Jobs at a time; None for as many as the cluster has room for.
+        gpus_per_run: Share of a GPU that a run on ``cuda`` takes, > 0: 0.25 lets four share one.
 
     Raises:
         ValueError: If Ray is not installed, or there is no cluster at the address.
     """
 
-    def __init__(self, address: str, count: int | None = None) -> None:
+    def __init__(self, address: str, count: int | None = None, gpus_per_run: float = 1.0) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent unless asked for
         try:
             import ray
@@ -44,7 +44,7 @@ class RayWorkers:
                 "--ray must find Ray, which is not installed here. Install it with: "
                 'pip install "alrc[ray]"'
             ) from None
-        self.ray, self.count = ray, count
+        self.ray, self.count, self.gpus_per_run = ray, count, gpus_per_run
         if address != "auto":
             _check_reachable(address)
         local: dict[str, Any] = {"num_cpus": count, "include_dashboard": False}
@@ -60,19 +60,24 @@ class RayWorkers:
         # Restarts of a run are counted by the study, the same for all workers.
         self.train: Any = ray.remote(num_cpus=1, max_retries=0)(_train)
         self.board: Any = ray.remote(num_cpus=0, max_restarts=-1)(_Board).remote()
-        self.tasks: dict[int, Any] = {}  # each is sent to the cluster once, not with every run
-        self.names: dict[Any, str] = {}  # of the runs that were started
+        self.names: dict[Any, str] = {}  # of the jobs that were started
+        self.seen = set[str]()  # of those that have done a step
 
     @property
     def free(self) -> bool:
         return self.count is None or len(self.names) < self.count
 
-    def start(self, name: str, job: Job, folder: Path) -> None:
-        key = id(job.task)
-        if key not in self.tasks:
-            self.tasks[key] = self.ray.put(job.task)
-        ref = self.train.remote(name, self.tasks[key], job.config, folder.resolve(), self.board)
-        self.names[ref] = name
+    def start(self, job: Job, runs: Path, seconds: float | None = None) -> None:
+        train = self.train
+        device = next(iter(job.specs.values())).training.device
+        if device.startswith("cuda"):
+            if device != "cuda":
+                raise ValueError(
+                    "training.device must be cuda on a Ray cluster, which chooses a GPU for each "
+                    f"run; got {device}."
+                )
+            train = train.options(num_gpus=self.gpus_per_run)
+        self.names[train.remote(job, runs.resolve(), seconds, self.board)] = job.name
 
     def wait(self) -> list[tuple[str, Message]]:
         done, _ = self.ray.wait([*self.names], num_returns=1, timeout=WAIT_SECONDS)
@@ -82,19 +87,28 @@ class RayWorkers:
             try:
                 messages.append((name, self.ray.get(ref)))
             except self.ray.exceptions.RayTaskError as error:  # before the run began
-                messages.append((name, str(error)))
+                messages.append((name, Failed.of(error)))
             except self.ray.exceptions.RayError:  # the worker, or its whole machine, is gone
                 messages.append((name, None))
         with suppress(self.ray.exceptions.RayError):  # nothing but a display is missed
             running = set(self.names.values())
             states = self.ray.get(self.board.take.remote())
+            self.seen |= states.keys()
             messages += [(name, state) for name, state in states.items() if name in running]
         return messages
+
+    def ask_to_stop(self) -> None:
+        with suppress(self.ray.exceptions.RayError):
+            self.board.ask_to_stop.remote()
+            for ref, name in self.names.items():
+                if name not in self.seen:  # it waits for a free machine
+                    self.ray.cancel(ref)
 
     def stop(self) -> None:
         with suppress(self.ray.exceptions.RayError):
             for ref in self.names:
                 self.ray.cancel(ref, force=True)
+        self.names = {}
         self.ray.shutdown()
 
 
@@ -115,29 +129,57 @@ def _no_cluster(address: str, error: Exception) -> ValueError:
 
 
 class _Board:
-    """Where runs leave how far they have come."""
+    """Where jobs leave how far they have come, and look whether they are to stop."""
 
     def __init__(self) -> None:
-        self.states: dict[str, State] = {}
+        self.states: dict[str, Progress] = {}
+        self.asked = False
 
-    def show(self, name: str, state: State) -> None:
+    def show(self, name: str, state: Progress) -> None:
         self.states[name] = state
 
-    def take(self) -> dict[str, State]:
+    def take(self) -> dict[str, Progress]:
         states, self.states = self.states, {}
         return states
 
+    def ask_to_stop(self) -> None:
+        self.asked = True
 
-def _train(name: str, task: StudyTask, config: RunConfig, folder: Path, board: Any) -> Message:
-    """On the cluster: one run, and its result or traceback."""
+    def is_asked(self) -> bool:
+        return self.asked
+
+
+def _train(job: Job, runs: Path, seconds: float | None, board: Any) -> Message:
+    """On the cluster: one job, and how it ended."""
+    import ray
+
     torch.set_num_threads(1)
+    looked, is_asked = time.monotonic(), False
+
+    def asked() -> bool:
+        nonlocal looked, is_asked
+        if time.monotonic() - looked >= REPORT_SECONDS:
+            looked = time.monotonic()
+            with suppress(ray.exceptions.RayError):
+                is_asked = ray.get(board.is_asked.remote(), timeout=REPORT_SECONDS)
+        return is_asked
+
     try:
-        if not (folder / "config.json").exists():
+        check_shared(job, runs)
+    except FileNotFoundError as error:
+        return Failed.of(error)
+    report = throttled(lambda state: board.show.remote(job.name, state), REPORT_SECONDS)
+    return train_job(job, runs, seconds, report, asked)
+
+
+def check_shared(job: Job, runs: Path) -> None:
+    """Refuses a machine that does not have the files of the study."""
+    needed = {runs / name / "config.json": "Pass such a folder as --out" for name in job.specs}
+    for spec in job.specs.values():
+        needed |= dict.fromkeys(spec.own_files, "Move it there")
+    for path, mend in needed.items():
+        if not path.exists():
             raise FileNotFoundError(
-                f"{folder} must be on storage that all machines of the cluster share; it is not "
-                f"on {os.uname().nodename}. Pass such a folder as --out."
+                f"{path} must be on storage that all machines of the cluster share; it is not on "
+                f"{os.uname().nodename}. {mend}."
             )
-        report = throttled(lambda state: board.show.remote(name, state), REPORT_SECONDS)
-        return run_one(task, config, folder, report)
-    except Exception:
-        return traceback.format_exc()

@@ -1,79 +1,119 @@
 """How far runs have come, shown live on a terminal and in lines elsewhere."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
-from typing import NamedTuple
+from contextlib import contextmanager
 
+from rich import progress as rich
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from alrc.lab.engine.training import Run, RunConfig
+from alrc.lab.engine.jobs import Job
+from alrc.lab.engine.training import Progress
 
-__all__ = ["Show", "State", "show_progress"]
+__all__ = ["Show", "StudyBars", "show_progress"]
 
+Show = Callable[[Progress], None]
 
-class State(NamedTuple):
-    """How far a run has come."""
-
-    iteration: int
-    error: float  # mean of the last hundredth of the run
-    limit: float
-    num_clipped: int
-
-    @classmethod
-    def of(cls, step: int, run: Run) -> "State":
-        window = max(run.config.iterations // 100, 1)
-        return cls(
-            step,
-            float(run.losses[max(step - window, 0) : step].mean()),
-            float(run.limits[step - 1]),
-            int(run.clipped[:step].sum()),
-        )
-
-    def __str__(self) -> str:
-        return f"error {self.error:7.3g} limit {self.limit:5.3g} clipped {self.num_clipped:5,}"
-
-
-Show = Callable[[str, State], None]
-
-
-def show_progress(
-    configs: Mapping[str, RunConfig], console: Console
-) -> AbstractContextManager[Show]:
-    """Gives a function that shows the state of the run of a name."""
-    return (_bars if console.is_terminal else _lines)(configs, console)
+OVERALL = 3600.0  # seconds over which the speed is taken, for the time that is left
 
 
 @contextmanager
-def _lines(configs: Mapping[str, RunConfig], console: Console) -> Iterator[Show]:
-    """A line for each tenth of each run."""
-    shown = dict.fromkeys(configs, 0)
+def show_progress(total_steps: int, name: str, console: Console) -> Iterator[Show]:
+    """Gives a function that shows how far a run has come: a live bar on a terminal, else a line
+    for each tenth of it."""
+    if not console.is_terminal:
+        yield _lines(total_steps, name, console)
+        return
+    with _bars(console) as bars:
+        bar = bars.add_task(name, total=total_steps, state="starting")
 
-    def show(name: str, state: State) -> None:
-        total = configs[name].iterations
-        if (tenth := 10 * state.iteration // total) > shown[name]:
-            shown[name] = tenth
-            console.print(f"{name:5} {state.iteration:7,}/{total:,} {state}")
-
-    yield show
-
-
-@contextmanager
-def _bars(configs: Mapping[str, RunConfig], console: Console) -> Iterator[Show]:
-    """A live bar for each run."""
-    columns = (
-        TextColumn("{task.description:5}"),
-        BarColumn(bar_width=None),
-        TextColumn("{task.completed:,}/{task.total:,} {task.fields[state]}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, expand=True) as progress:
-        bars = {
-            name: progress.add_task(name, total=config.iterations, state="starting")
-            for name, config in configs.items()
-        }
-
-        def show(name: str, state: State) -> None:
-            progress.update(bars[name], completed=state.iteration, state=str(state))
+        def show(progress: Progress) -> None:
+            bars.update(bar, completed=progress.step, state=_words(progress, total_steps))
 
         yield show
+
+
+def _lines(total_steps: int, name: str, console: Console) -> Show:
+    shown: int | None = None
+
+    def show(progress: Progress) -> None:
+        nonlocal shown
+        tenth = 10 * progress.step // total_steps
+        if shown is not None and tenth > shown:
+            line = f"{name}: {_words(progress, total_steps)}"
+            console.print(line, soft_wrap=True, markup=False, highlight=False)
+        shown = tenth
+
+    return show
+
+
+def _words(progress: Progress, total_steps: int) -> str:
+    return f"{progress.step:,}/{total_steps:,} loss {progress.loss:.3g}"
+
+
+def _bars(console: Console) -> rich.Progress:
+    return rich.Progress(
+        rich.TextColumn("{task.description}", markup=False),
+        rich.BarColumn(),
+        rich.TextColumn("{task.fields[state]}", markup=False),
+        rich.TimeRemainingColumn(),
+        console=console,
+        speed_estimate_period=OVERALL,
+    )
+
+
+class StudyBars:
+    """On a terminal, live bars: of a study, with the time it still takes, and of its jobs.
+
+    The time follows from the examples of all runs that are done in a second.
+
+    Args:
+        jobs: What is still to do, by name.
+        console: Where to show them; nothing is shown where it is no terminal.
+    """
+
+    def __init__(self, jobs: Mapping[str, Job], console: Console) -> None:
+        self.jobs = jobs
+        self.examples = {name: job.examples / job.steps for name, job in jobs.items()}  # of a step
+        self.begun: dict[str, int] = {}  # steps that were done before
+        self.steps: Counter[str] = Counter()
+        self.bars: dict[str, rich.TaskID] = {}
+        self.progress = _bars(console)
+        self.progress.disable = not console.is_terminal
+        self.all = self.progress.add_task("all runs", total=None, state="")
+
+    def __enter__(self) -> "StudyBars":
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+
+    def show(self, name: str, progress: Progress) -> None:
+        """Shows how far a job has come."""
+        job = self.jobs[name]
+        self.begun.setdefault(name, progress.step - 1)
+        self.steps[name] = progress.step
+        if name not in self.bars:
+            self.bars[name] = self.progress.add_task(job.label, total=job.steps, state="")
+        self.progress.update(
+            self.bars[name], completed=progress.step, state=_words(progress, job.steps)
+        )
+
+    def end(self, name: str, is_over: bool) -> None:
+        """Takes the bar of a job away, which is to go on later or is over."""
+        if name in self.bars:
+            self.progress.remove_task(self.bars.pop(name))
+        if is_over:
+            self.steps[name] = self.jobs[name].steps
+
+    def count(self, words: str) -> None:
+        """Shows what is done of all."""
+        if self.progress.disable:
+            return
+        total = done = 0.0
+        for name, job in self.jobs.items():
+            begun = self.begun.get(name, 0)
+            total += self.examples[name] * (job.steps - begun)
+            done += self.examples[name] * max(self.steps[name] - begun, 0)
+        self.progress.update(self.all, total=total, completed=done, state=words)

@@ -1,180 +1,302 @@
 """A study: runs in a folder, trained in parallel, which go on where they were stopped."""
 
 import math
+import time
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import filelock
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from alrc.lab.engine.files import written_whole
-from alrc.lab.engine.grid import Job
-from alrc.lab.engine.storage import RunFolder
-from alrc.lab.exec.progress import State
-from alrc.lab.exec.workers import Message, Workers
+from alrc.lab.engine.files import write_json, written_whole
+from alrc.lab.engine.jobs import Job
+from alrc.lab.engine.storage import AnotherRun, RunFolder
+from alrc.lab.engine.training import Progress
+from alrc.lab.exec.estimate import data_lines, estimate, first_of_each_setting, setting_of
+from alrc.lab.exec.messages import FULL, Failed, Finished, Message, Paused, Workers
+from alrc.lab.exec.progress import StudyBars
+from alrc.lab.exec.stopping import Signals, StudyStopped
 
 __all__ = ["run_study"]
 
 RESTARTS = 3
-KILLED = f"The process was ended from outside {RESTARTS + 1} times; was there too little memory?\n"
+TRIAL_SECONDS = 1.0  # of training, from which the time of a setting is estimated
+ANSWER_SECONDS = 8.0  # for a checkpoint; some systems kill ten seconds after they said SIGTERM
+KILLED = "its process was ended from outside {} times, perhaps for lack of memory"
 
 
 def run_study(
-    jobs: Mapping[str, Job], out: Path, workers: Workers, console: Console, retry: bool = False
+    jobs: Sequence[Job],
+    out: Path,
+    workers: Workers,
+    console: Console,
+    retry: bool = False,
+    record: Mapping[str, Any] | None = None,
 ) -> dict[str, Path]:
     """Trains all runs that have no result yet, each from its last checkpoint.
 
     However this ends, the workers are stopped.
 
     Args:
-        jobs: The runs by name.
+        jobs: The runs; those of a job are trained together.
         out: The folder; a run is in ``runs/NAME`` there.
         workers: Where the runs are trained.
         console: Where to show progress: live on a terminal, else a line for each run that ends.
-        retry: Whether runs that failed earlier are run again.
+        retry: Whether runs that failed earlier are run again. The folder of one that can't be read
+            is moved to ``damaged/NAME``, and the run is trained anew.
+        record: What study.json is to hold, for the report.
+        record: What was asked for, as plain values; kept in study.json.
 
     Returns:
         The logs of the runs that failed, now or earlier, by name; there are no others left.
 
     Raises:
         ValueError: If the folder holds another study, or one that another command is at.
+        StudyStopped: If a signal or a full disk stopped it before all runs had ended.
     """
-    out.mkdir(parents=True, exist_ok=True)
     try:
-        with filelock.FileLock(out / ".lock", timeout=0):
-            return _Study(jobs, out, console).run(workers, retry)
+        with _locked(out):
+            study = _Study(jobs, out, console)
+            if record is not None:
+                write_json(out / "study.json", record)
+            return study.run(workers, retry)
+    finally:
+        with Signals():  # nothing keeps a worker from its end
+            workers.stop()
+
+
+@contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    lock = filelock.FileLock(out / ".lock", timeout=0)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
     except filelock.Timeout:
         raise ValueError(
             f"{out} must belong to one command at a time; another one is at this study. Wait for "
             "it, or pass another folder."
         ) from None
+    except OSError as error:
+        raise ValueError(
+            f"{out} must be a folder to write to; it is not ({error.strerror}). Pass another one."
+        ) from None
+    try:
+        yield
     finally:
-        workers.stop()
+        lock.release()
 
 
 class _Study:
-    """Which runs are finished, failed, waiting or with a worker."""
+    """Which runs are finished or failed, and which jobs are waiting or with a worker."""
 
-    def __init__(self, jobs: Mapping[str, Job], out: Path, console: Console) -> None:
-        self.jobs, self.console = jobs, console
-        self.folders = {name: out / "runs" / name for name in jobs}
-        self.logs = {name: folder / "log.txt" for name, folder in self.folders.items()}
-        self.running: set[str] = set()
-        self.kills: Counter[str] = Counter()
-        tasks = {id(job.task): job.task for job in jobs.values()}
-        descriptions = {key: task.describe() for key, task in tasks.items()}  # once: it takes long
-        for name, (task, config) in jobs.items():
-            with RunFolder(self.folders[name], descriptions[id(task)], config):
-                pass  # another run of this name is refused
-        self.finished = {n for n, f in self.folders.items() if (f / "result.json").exists()}
-        self.failed = {n for n, log in self.logs.items() if log.exists()} - self.finished
-        self.waiting: deque[str] = deque()
+    def __init__(self, jobs: Sequence[Job], out: Path, console: Console) -> None:
+        self.jobs = {job.name: job for job in jobs}
+        self.specs = {name: spec for job in jobs for name, spec in job.specs.items()}
+        if len(self.specs) != sum(len(job.specs) for job in jobs):
+            raise ValueError(
+                "Runs must have different names, because each has a folder of its own."
+            )
+        self.out, self.runs, self.console = out, out / "runs", console
+        for name, spec in self.specs.items():
+            self.refuse_another(RunFolder(self.runs / name, spec.config))
+        self.finished = {n for n in self.specs if (self.runs / n / "result.json").exists()}
+        logs = {name: self.runs / name / "log.txt" for name in self.specs}
+        self.failed = {n: log for n, log in logs.items() if log.exists() and n not in self.finished}
+        self.waiting = deque[str]()
+        self.running = set[str]()
+        self.kills, self.steps = Counter[str](), Counter[str]()
+        self.paces: dict[str, float] = {}  # by setting
+        self.in_trial = False
+        self.stopping: str | None = None  # why
+        self.deadline, self.exit_code, self.kept, self.lost = math.inf, 0, 0, 0
+
+    @staticmethod
+    def refuse_another(folder: RunFolder) -> None:
+        try:
+            folder.check()
+        except AnotherRun:
+            raise
+        except (ValueError, OSError):
+            pass  # this run alone will fail, and say so
 
     def run(self, workers: Workers, retry: bool) -> dict[str, Path]:
+        for line in data_lines(self.specs.values()):
+            self.say(line)
         earlier = f"{len(self.finished)} finished and {len(self.failed)} failed earlier"
+        self.retry = retry
         if retry:
-            for name in self.failed:
-                self.logs[name].unlink()
+            for log in self.failed.values():
+                with suppress(OSError):  # then the run says what there is to say
+                    log.unlink()
             self.failed.clear()
-        todo = self.jobs.keys() - self.finished - self.failed
+        ended = self.finished | self.failed.keys()
         # The longest first, so that none of them is left alone at the end.
-        order = sorted(self.jobs, key=lambda name: self.jobs[name].examples, reverse=True)
-        self.waiting.extend(name for name in order if name in todo)
-        self.say(f"{len(self.jobs)} runs: {earlier}, {len(todo)} to do")
-        with _Bars(self) as bars:
-            while self.waiting or self.running:
-                while self.waiting and workers.free:
-                    name = self.waiting.popleft()
-                    workers.start(name, self.jobs[name], self.folders[name])
-                    self.running.add(name)
+        todo = [job for job in self.jobs.values() if not ended.issuperset(job.specs)]
+        todo.sort(key=lambda job: job.examples, reverse=True)
+        left = len(self.specs) - len(ended)
+        self.say(f"{number_of(self.specs, 'run')}: {earlier}, {left} to do")
+        bars = StudyBars({job.name: job for job in todo}, self.console)
+        with Signals() as self.signals, bars as self.bars:
+            self.in_trial = True
+            self.train(first_of_each_setting(todo, workers.count or 1), workers)
+            self.in_trial = False
+            todo = [job for job in todo if not self.has_ended(job)]
+            named = {job.name: job for job in todo}
+            words = estimate(named, self.steps, self.paces, workers.count)
+            if words and not self.stopping:
+                self.say(words)
+            self.train(todo, workers)
+        if self.stopping and not all(map(self.has_ended, self.jobs.values())):
+            raise StudyStopped(self.last_words(), self.exit_code)
+        return self.failed
+
+    def has_ended(self, job: Job) -> bool:
+        return job.specs.keys() <= self.finished | self.failed.keys()
+
+    def train(self, jobs: Iterable[Job], workers: Workers) -> None:
+        """Until all have ended or paused, or the study is stopped."""
+        self.waiting.extend(job.name for job in jobs)
+        while self.running or self.waiting:
+            self.look_for_signals(workers)
+            while self.waiting and workers.free and not self.stopping:
+                self.start(self.waiting.popleft(), workers)
+            if self.running:
                 for name, message in workers.wait():
-                    self.hear(name, message, bars)
-        return {name: self.logs[name] for name in self.jobs if name in self.failed}
+                    self.hear(name, message, workers)
+            if self.stopping:
+                self.waiting.clear()
+            if self.signals.repeated or time.monotonic() > self.deadline:
+                self.lost += sum(name in self.steps for name in self.running)
+                self.running.clear()
 
-    def hear(self, name: str, message: Message, bars: "_Bars") -> None:
-        """Deals with how far a run has come, or with its end."""
-        if isinstance(message, State):
-            bars.show(name, message)
+    def start(self, name: str, workers: Workers) -> None:
+        job = self.jobs[name]
+        self.running.add(name)
+        try:
+            for each, spec in job.specs.items():
+                # From now on it is fixed: a worker that finds other code or data refuses.
+                with RunFolder(self.runs / each, spec.config):
+                    pass
+        except (ValueError, OSError) as error:
+            self.hear(name, Failed.of(error), workers)
+        else:
+            workers.start(job, self.runs, TRIAL_SECONDS if self.in_trial else None)
+
+    def hear(self, name: str, message: Message, workers: Workers) -> None:
+        """Deals with how far a job has come, or with its end."""
+        job = self.jobs[name]
+        if isinstance(message, Progress):
+            self.steps[name] = message.step
+            self.bars.show(name, message)
+        else:
+            self.running.remove(name)
+            if isinstance(message, Finished | Paused):
+                self.paces[setting_of(job)] = message.pace
+            match message:
+                case Finished():
+                    self.finish(message)
+                case Failed(damaged=Path() as folder) if self.retry:
+                    self.begin_anew(job, folder, message, workers)
+                case Failed(disk_full=True):
+                    self.ask_to_stop(f"the disk is full ({message.reason})", 1, workers)
+                case Failed():
+                    self.fail(job, message, workers)
+                case Paused() if self.stopping:
+                    self.kept += 1
+                case Paused(asked=False) if self.in_trial:
+                    pass
+                case _:
+                    self.restart(job, workers)
+            self.bars.end(name, self.has_ended(job))
+        self.bars.count(
+            f"{len(self.finished)} finished, {len(self.running)} running, "
+            f"{len(self.failed)} failed, {len(self.waiting)} waiting"
+        )
+
+    def finish(self, message: Finished) -> None:
+        for name, result in message.results.items():
+            if name in self.finished:
+                continue
+            if log := self.failed.pop(name, None):  # of an ensemble with others that had not
+                log.unlink()
+            self.finished.add(name)
+            metric, value = next(iter(result["metrics"].items()))
+            words = f"{metric} {math.nan if value is None else value:.4g}"
+            if result["diverged"] is not None:
+                words += f"; diverged: {result['diverged']}"
+            self.say(f"{name}: finished, {words}")
+
+    def restart(self, job: Job, workers: Workers) -> None:
+        """After its worker was ended by others."""
+        if self.stopping:
+            self.lost += job.name in self.steps
             return
-        self.running.remove(name)
-        match message:
-            case None:
-                self.kills[name] += 1
-                if self.kills[name] <= RESTARTS:
-                    self.waiting.appendleft(name)
-                    self.say(f"{name}: its process was ended from outside; starting it again")
-                else:
-                    self.fail(name, KILLED)
-            case str():
-                self.fail(name, message)
-            case _:
-                self.finished.add(name)
-                error = message["final_error"]
-                self.say(f"{name}: finished, error {math.nan if error is None else error:.4g}")
-        bars.end(name)
+        self.kills[job.name] += 1
+        if self.kills[job.name] > RESTARTS:
+            words = KILLED.format(self.kills[job.name])
+            self.fail(job, Failed(words, f"{words.capitalize()}.\n"), workers)
+        else:
+            self.waiting.appendleft(job.name)
+            self.say(f"{job.label}: its process was ended from outside; starting it again")
 
-    def fail(self, name: str, reason: str) -> None:
-        with written_whole(self.logs[name]) as part:
-            part.write_text(reason, encoding="utf-8")
-        self.failed.add(name)
-        self.say(f"{name}: failed, see {self.logs[name]}")
+    def begin_anew(self, job: Job, folder: Path, failure: Failed, workers: Workers) -> None:
+        """After a folder couldn't be read; what is in it is left to the user."""
+        damaged = self.out / "damaged"
+        place, number = damaged / folder.name, 2
+        while place.exists():
+            place, number = damaged / f"{folder.name}-{number}", number + 1
+        try:
+            damaged.mkdir(exist_ok=True)
+            folder.rename(place)
+        except OSError:
+            self.fail(job, failure, workers)
+        else:
+            self.waiting.appendleft(job.name)
+            self.say(f"{job.label}: trained anew; what there was is now {place} ({failure.reason})")
+
+    def fail(self, job: Job, failure: Failed, workers: Workers) -> None:
+        """Of an ensemble, all fail that are not finished."""
+        for name in job.specs.keys() - self.finished:
+            log = self.runs / name / "log.txt"
+            try:
+                with written_whole(log) as part:
+                    part.write_text(failure.log, encoding="utf-8")
+                where = f"see {log}"
+            except OSError as error:
+                where = f"and its log can't be written ({error.strerror}):\n{failure.log}"
+                if error.errno in FULL:
+                    self.ask_to_stop("the disk is full", 1, workers)
+            self.failed[name] = log
+            self.say(f"{name}: failed, {failure.reason}; {where}")
+
+    def look_for_signals(self, workers: Workers) -> None:
+        if (number := self.signals.first) is not None:
+            self.ask_to_stop("stopped", 128 + number, workers)
+
+    def ask_to_stop(self, why: str, exit_code: int, workers: Workers) -> None:
+        """Lets all jobs pause."""
+        if not self.stopping:
+            self.stopping, self.exit_code = why, exit_code
+            self.deadline = time.monotonic() + ANSWER_SECONDS
+            what = number_of(self.running, "job")
+            self.say(f"{why}; waiting for {what} to leave a checkpoint (again: do not wait)")
+            workers.ask_to_stop()
+
+    def last_words(self) -> str:
+        kept = f"{len(self.finished)} of {number_of(self.specs, 'run')} finished"
+        if self.kept:
+            kept += f", {self.kept} left a checkpoint of all that was done"
+        if self.lost:
+            kept += f", {self.lost} ended without, to go on from an earlier one"
+        mend = "free some space, and " if self.stopping != "stopped" else ""
+        return f"{self.stopping}; {kept}; {mend}the same command goes on."
 
     def say(self, line: str) -> None:
         self.console.print(line, soft_wrap=True, markup=False, highlight=False)
 
 
-class _Bars:
-    """On a terminal, live bars: of the study, with the time it still takes, and of its runs."""
-
-    def __init__(self, study: _Study) -> None:
-        self.study = study
-        self.steps: Counter[str] = Counter()
-        self.bars: dict[str, TaskID] = {}
-        self.progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.fields[state]}"),
-            TimeRemainingColumn(),
-            console=study.console,
-            disable=not study.console.is_terminal,
-        )
-        self.todo = sum(study.jobs[name].examples for name in study.waiting)
-        self.total = self.progress.add_task("all runs", total=self.todo, state="")
-
-    def __enter__(self) -> "_Bars":
-        self.progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.progress.stop()
-
-    def show(self, name: str, state: State) -> None:
-        """Shows how far a run has come."""
-        total = self.study.jobs[name].config.iterations
-        if name not in self.bars:
-            self.bars[name] = self.progress.add_task(name, total=total, state="")
-        self.steps[name] = state.iteration
-        text = f"{state.iteration:,}/{total:,} error {state.error:.3g}"
-        self.progress.update(self.bars[name], completed=state.iteration, state=text)
-        self.count()
-
-    def end(self, name: str) -> None:
-        """Takes the bar of a run away."""
-        if name in self.bars:
-            self.progress.remove_task(self.bars.pop(name))
-        del self.steps[name]
-        self.count()
-
-    def count(self) -> None:
-        study = self.study
-        left = [*study.waiting, *study.running]
-        examples = sum(
-            study.jobs[n].examples - self.steps[n] * study.jobs[n].config.batch_size for n in left
-        )
-        text = (
-            f"{len(study.finished)} finished, {len(study.running)} running, "
-            f"{len(study.failed)} failed, {len(study.waiting)} waiting"
-        )
-        self.progress.update(self.total, completed=self.todo - examples, state=text)
+def number_of(things: Sized, name: str) -> str:
+    return f"{len(things)} {name}{'' if len(things) == 1 else 's'}"

@@ -1,109 +1,56 @@
-"""Workers, which train one run after another: what they do, and those on this machine."""
+"""Workers on this machine: processes with one thread each."""
 
 import multiprocessing
 import os
 import pickle
 import signal
 import threading
-import time
-import traceback
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import cast
 
-import numpy as np
 import torch
 
-from alrc.lab.engine.grid import Job, StudyTask
-from alrc.lab.engine.storage import RunFolder
-from alrc.lab.engine.training import Run, RunConfig, train
-from alrc.lab.exec.progress import State
+from alrc.lab.engine.jobs import Job
+from alrc.lab.engine.training import Progress
+from alrc.lab.exec.messages import Message, Paused, throttled, train_job
 
-__all__ = ["Message", "Processes", "Workers", "run_one", "throttled"]
+__all__ = ["Processes"]
 
-CHECKPOINT_EXAMPLES = 250  # about a minute at the paper's width, whatever the batch size
 REPORT_SECONDS = 0.25
-
-# How far a run has come; or, at its end: its result, its traceback, or None if its worker is gone.
-Message = State | dict[str, Any] | str | None
-
-
-class Workers(Protocol):
-    """Where the runs of a study are trained."""
-
-    @property
-    def free(self) -> bool:
-        """Whether another run may be started."""
-
-    def start(self, name: str, job: Job, folder: Path) -> None:
-        """Starts a run, or goes on with it."""
-
-    def wait(self) -> list[tuple[str, Message]]:
-        """Waits for messages from the runs that were started, or for a moment."""
-
-    def stop(self) -> None:
-        """Ends all runs and leaves no process behind."""
-
-
-def run_one(
-    task: StudyTask,
-    config: RunConfig,
-    folder: Path,
-    report: Callable[[int, Run], None] | None = None,
-) -> dict[str, Any]:
-    """Trains one run in its folder, from its last checkpoint, and returns its result.
-
-    All that a worker does, wherever it is.
-    """
-    every = max(CHECKPOINT_EXAMPLES // config.batch_size, 1)
-    # A run that diverges is a result like any other.
-    with (
-        np.errstate(over="ignore", invalid="ignore"),
-        RunFolder(folder, task.describe(), config) as storage,
-    ):
-        return storage.save_result(train(task, config, report, storage, every))
-
-
-def throttled(send: Callable[[State], object], seconds: float) -> Callable[[int, Run], None]:
-    """A report for :func:`run_one` that sends a state at most once in so many seconds."""
-    last = 0.0
-
-    def report(step: int, run: Run) -> None:
-        nonlocal last
-        if time.monotonic() - last >= seconds:
-            last = time.monotonic()
-            send(State.of(step, run))
-
-    return report
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+WAIT_SECONDS = 0.2  # after which the study looks for signals
 
 
 class Processes:
-    """Workers on this machine: processes with one thread each.
+    """Trains jobs in processes of this machine, one at a time in each.
 
     Only for the main thread: it sees to Ctrl-C.
 
     Args:
-        count: Runs at a time, >= 1.
+        count: Jobs at a time, >= 1. Where there are several GPUs, they take turns.
     """
 
     def __init__(self, count: int) -> None:
-        self.count = count
+        self.count: int | None = count
         self.busy: dict[Connection, _Process] = {}
         self.idle: list[_Process] = []
+        self.numbers = list(range(count))  # that no process has
 
     @property
     def free(self) -> bool:
-        return len(self.busy) < self.count
+        return bool(self.idle or self.numbers)
 
-    def start(self, name: str, job: Job, folder: Path) -> None:
-        process = self.idle.pop() if self.idle else _Process()
-        process.give(name, (*job, folder))
+    def start(self, job: Job, runs: Path, seconds: float | None = None) -> None:
+        process = self.idle.pop() if self.idle else _Process(self.numbers.pop(0))
+        process.give(job.name, (job, runs, seconds))
         self.busy[process.connection] = process
 
     def wait(self) -> list[tuple[str, Message]]:
-        ready = cast(list[Connection], wait(list(self.busy)))
+        ready = cast(list[Connection], wait(list(self.busy), WAIT_SECONDS))
         return [message for connection in ready for message in self._hear(connection)]
 
     def _hear(self, connection: Connection) -> list[tuple[str, Message]]:
@@ -112,40 +59,44 @@ class Processes:
         try:
             message = connection.recv()
         except (EOFError, OSError):
-            process.stop()
             message = None
         else:
             if message is None:
                 process.has_started()
                 return []
-            if isinstance(message, State):
+            if isinstance(message, Progress):
                 return [(process.name, message)]
-            self.idle.append(process)
         del self.busy[connection]
+        if message is None or (isinstance(message, Paused) and message.asked):
+            process.stop()
+            self.numbers.append(process.number)
+        else:
+            self.idle.append(process)
         return [(process.name, message)]
+
+    def ask_to_stop(self) -> None:
+        for process in self.busy.values():
+            process.process.terminate()
 
     def stop(self) -> None:
         for process in (*self.busy.values(), *self.idle):
             process.stop()
+        self.busy, self.idle = {}, []
 
 
 class _Process:
-    """A process that trains one run after another until it is stopped or this process ends."""
+    """A process that trains one job after another until it is stopped or this process ends."""
 
-    def __init__(self) -> None:
+    def __init__(self, number: int) -> None:
         context = multiprocessing.get_context("spawn")
-        self.name, self.job, self.started = "", b"", False
+        self.number, self.name, self.job, self.started = number, "", b"", False
         self.connection, other_end = context.Pipe()
-        self.process = context.Process(target=_work, args=(other_end,), daemon=True)
-        # Inherited, so that Ctrl-C reaches this process alone, which then stops the workers.
-        interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
-        try:
+        self.process = context.Process(target=_work, args=(other_end, number), daemon=True)
+        with _signals_wait():
             self.process.start()
-        finally:
-            signal.signal(signal.SIGINT, interrupt)
-            other_end.close()  # or the end of the worker would not end the conversation
+        other_end.close()  # or the end of the worker would not end the conversation
 
-    def give(self, name: str, job: tuple[Any, ...]) -> None:
+    def give(self, name: str, job: tuple[Job, Path, float | None]) -> None:
         self.name, self.job = name, pickle.dumps(job)
         if self.started:  # before, nobody reads, and a large job would not fit into the pipe
             self._send()
@@ -164,20 +115,57 @@ class _Process:
         self.connection.close()
 
 
-def _work(connection: Connection) -> None:
-    """In a worker: says None when ready, then for each run states, and its result or traceback."""
+@contextmanager
+def _signals_wait() -> Iterator[None]:
+    """They reach this process later; who is started here has them wait until it hears them."""
+    if os.name != "posix":
+        yield
+        return
+    resource_tracker.ensure_running()  # else it is started in here, and lets the signals through
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+class _Ear:
+    """Hears that a worker is asked to stop: SIGTERM. Ctrl-C is for the command alone."""
+
+    def __init__(self) -> None:
+        self.is_training = self.asked = False
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, self._hear)
+        if os.name == "posix":
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+    def _hear(self, *_: object) -> None:
+        self.asked = True
+        if not self.is_training:
+            os._exit(0)
+
+
+def _work(connection: Connection, number: int) -> None:
+    """In a worker: says None when ready, then for each job how far it has come and how it ended."""
+    ear = _Ear()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
-    report = throttled(connection.send, REPORT_SECONDS)
     with suppress(EOFError, OSError):  # nobody is there any more
         connection.send(None)
-        while True:
-            job = connection.recv_bytes()
-            try:
-                task, config, folder = pickle.loads(job)
-                connection.send(run_one(task, config, folder, report))
-            except Exception:
-                connection.send(traceback.format_exc())
+        while not ear.asked:
+            job, runs, seconds = pickle.loads(connection.recv_bytes())
+            ear.is_training = True
+            choose_gpu(job, number)
+            report = throttled(connection.send, REPORT_SECONDS)
+            connection.send(train_job(job, runs, seconds, report, lambda: ear.asked))
+            ear.is_training = False
+
+
+def choose_gpu(job: Job, number: int) -> None:
+    """Lets ``cuda`` mean another GPU in each worker, where there are several."""
+    devices = {torch.device(spec.training.device) for spec in job.specs.values()}
+    if devices == {torch.device("cuda")} and (count := torch.cuda.device_count()) > 1:
+        torch.cuda.set_device(number % count)
 
 
 def _end_with_parent() -> None:

@@ -8,7 +8,7 @@ from matplotlib.ticker import StrMethodFormatter
 from numpy.typing import NDArray
 
 from alrc.lab.engine.files import written_whole
-from alrc.lab.engine.training import Run
+from alrc.lab.report.results import Run
 
 __all__ = ["draw_comparison", "moving_mean", "save"]
 
@@ -21,39 +21,41 @@ def moving_mean(values: NDArray[np.float32], window: int) -> NDArray[np.float64]
     return np.convolve(values.astype(np.float64), np.full(window, 1 / window), mode="valid")
 
 
-def draw_comparison(plain: Run, alrc: Run, title: str, label: str) -> Figure:
-    """Draws the errors of a plain run and of one with ALRC, and what ALRC cut off.
+def draw_comparison(plain: Run, alrc: Run, title: str) -> Figure:
+    """Draws the losses of a plain run and of one with ALRC, and what ALRC cut off.
 
     Args:
-        plain: The run without ALRC.
+        plain: The run without ALRC, with a loss called ``loss``.
         alrc: The same with it.
         title: What was trained and how; a few lines at most.
-        label: What the error is, for the vertical axis.
     """
     figure = Figure(figsize=(9, 5), layout="constrained")
     axes = figure.add_subplot()
 
-    iterations = np.arange(1, len(alrc.losses) + 1)
-    step, example = alrc.clipped.nonzero()
-    clipped = alrc.losses[step, example]
-    axes.vlines(iterations[step], alrc.limits[step], clipped, CLIPPED, linewidth=0.7, alpha=0.6)
+    losses, limits = alrc.series("loss.raw"), alrc.series("loss.limit")
+    iterations = np.arange(1, len(losses) + 1)
+    cut = (alrc.series("loss.limited") != losses) & np.isfinite(losses)
+    step, example = cut.nonzero()
+    axes.vlines(
+        iterations[step], limits[step], losses[step, example], CLIPPED, linewidth=0.7, alpha=0.6
+    )
     axes.plot(
         iterations[step],
-        clipped,
+        losses[step, example],
         ".",
         color=CLIPPED,
         markersize=4,
-        label=f"cut off by ALRC: {len(clipped):,} losses ({alrc.clipped.mean():.1%})",
+        label=f"cut off by ALRC: {len(step):,} losses ({cut.mean():.1%})",
     )
-    axes.plot(iterations, alrc.limits, color=LIMITED, linewidth=1, label="limit set by ALRC")
+    axes.plot(iterations, limits, color=LIMITED, linewidth=1, label="limit set by ALRC")
 
     window = max(len(iterations) // 20, 1)
     middles = iterations[: len(iterations) - window + 1] + (window - 1) / 2
     for run, name, colour in ((plain, "plain", PLAIN), (alrc, "with ALRC", LIMITED)):
-        smooth = moving_mean(run.errors, window)
+        smooth = moving_mean(run.series("loss.raw").mean(axis=1), window)
         axes.plot(middles, smooth, color=colour, linewidth=2, label=f"{name}, mean over {window:,}")
 
-    axes.set(yscale="log", xlabel="iteration", ylabel=label, xlim=(0, len(iterations)))
+    axes.set(yscale="log", xlabel="training step", ylabel="loss", xlim=(0, len(iterations)))
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(StrMethodFormatter("{x:,g}"))
     axes.spines[["top", "right"]].set_visible(False)

@@ -2,9 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
 from itertools import count
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -65,7 +63,7 @@ class Supersampling(Task):
 
     @property
     def data(self) -> Images:
-        return _load(self.images)
+        return load_images(self.images)
 
     def build(self, seed: int) -> Networks:
         network = SupersamplingNetwork(self.width, seed)
@@ -157,11 +155,6 @@ class Supersampling(Task):
             "as they were (bottom).",
             (torch.cat(rows, dim=1).permute(1, 2, 0) / 4 + 0.5).numpy(),
         )
-
-
-@cache
-def _load(images: str) -> Images:
-    return load_images(None if images == "photographs" else Path(images))
 
 
 def _prepared(images: Bytes) -> tuple[Tensor, Tensor]:

@@ -5,11 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import skimage.io
+from cifar10_archives import BINARIES, SUBSET
 
-from alrc.lab.data.images import load_photographs, read_cifar10
+from alrc.lab.data.images import load_images, load_photographs, read_cifar10
 
-SUBSET = Path(__file__).parents[3] / "shared/data/cifar-10-subset/cifar-10-batches-bin"
-NAMES = [*(f"data_batch_{number}.bin" for number in range(1, 6)), "test_batch.bin"]
 MEND = (
     "Download https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz again, unpack it, and give "
     "its folder cifar-10-batches-bin."
@@ -84,7 +83,7 @@ def test_a_missing_photograph_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path
 def folder(tmp_path: Path) -> Path:
     """Six files, of 1 to 6 records each; random labels and pixels."""
     rng = np.random.default_rng(0)
-    for count, name in enumerate(NAMES, 1):
+    for count, name in enumerate(BINARIES, 1):
         records = rng.integers(0, 256, (count, 3073), np.uint8)
         records[:, 0] %= 10
         (tmp_path / name).write_bytes(records.tobytes())
@@ -104,7 +103,7 @@ def test_cifar10_is_read_byte_by_byte(folder: Path) -> None:
     assert images.held_out[5].tobytes() == held_out[-3072:]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", BINARIES)
 def test_a_missing_file_is_named(folder: Path, name: str) -> None:
     (folder / name).unlink()
     with pytest.raises(FileNotFoundError) as caught:
@@ -119,7 +118,7 @@ def test_a_missing_file_is_named(folder: Path, name: str) -> None:
     ("size", "found"),
     [(0, "no bytes"), (3072, "3,072 bytes, 3,072 bytes over"), (6150, "6,150 bytes, 4 bytes over")],
 )
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", BINARIES)
 def test_a_file_of_the_wrong_size_is_refused(
     folder: Path, name: str, size: int, found: str
 ) -> None:
@@ -162,3 +161,39 @@ def test_the_real_files_are_read() -> None:
     near = np.abs(values[..., 1:] - values[..., :-1]).mean()
     far = np.abs(values[..., 16:] - values[..., :16]).mean()
     assert near < 0.4 * far
+
+
+def test_an_option_names_the_photographs_which_are_cut_once() -> None:
+    assert load_images("photographs").sha256() == load_photographs().sha256()
+    assert load_images("photographs") is load_images("photographs")
+
+
+def test_an_option_names_the_folder_of_cifar10_which_is_read_once(folder: Path) -> None:
+    images = load_images(str(folder))
+    assert (images.name, images.sha256()) == ("CIFAR-10", read_cifar10(folder).sha256())
+    assert load_images(str(folder)) is images
+
+
+def test_a_refused_folder_is_looked_at_again(folder: Path) -> None:
+    content = (folder / "test_batch.bin").read_bytes()
+    (folder / "test_batch.bin").unlink()
+    with pytest.raises(FileNotFoundError, match=r"test_batch\.bin must be there"):
+        load_images(str(folder))
+    (folder / "test_batch.bin").write_bytes(content)
+    assert len(load_images(str(folder)).held_out) == 6
+
+
+@pytest.mark.parametrize(
+    ("name", "found"), [("none", "which is not there"), ("file", "which is a file")]
+)
+def test_an_option_that_names_no_images_is_told_which_there_are(
+    tmp_path: Path, name: str, found: str
+) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(FileNotFoundError) as caught:
+        load_images(f"{tmp_path}/{name}")
+    assert str(caught.value) == (
+        "images must be photographs, or a folder with CIFAR-10's six binary files; got "
+        f"'{tmp_path}/{name}', {found}. Type alrc lab data cifar10: it downloads them once, and "
+        "prints their folder."
+    )
