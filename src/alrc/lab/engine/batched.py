@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from alrc.lab.api import Task
-from alrc.lab.engine.designs import Design, Rows, make_design
+from alrc.lab.engine.designs import Design, make_design
 from alrc.lab.engine.outcome import evaluate
+from alrc.lab.engine.rows import Rows
 from alrc.lab.engine.series import Series
 from alrc.lab.engine.spec import Spec, task_of
 from alrc.lab.engine.stacking import Stack
