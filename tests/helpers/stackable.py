@@ -119,12 +119,14 @@ class Wary(Arm):
 
     def begin(self, device: torch.device) -> None:
         self.usual, self.rate, self.noise = -1.0, 0.0, 0.0
+        self.moving = torch.zeros(())
 
     def threshold(self, name: str) -> Tensor | None:
-        return torch.tensor(100 * self.usual) if self.noise > 0.3 else None  # now and then
+        return self.moving if self.noise > 0.3 else None  # now and then
 
     def limit(self, name: str, losses: Tensor) -> Tensor:
         self.noise = float(torch.rand(()))
+        self.moving.fill_(100 * self.usual)
         return losses * (1 + 0.01 * self.noise)
 
     def after_backward(

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -141,6 +142,8 @@ def test_a_member_is_stored_as_if_it_had_been_trained_alone(tmp_path: Path) -> N
         for series, facts in result["series"].items():
             assert facts["shape"] == alone["series"][series]["shape"]
         assert result["pictures"] == alone["pictures"]
+        pictures = [plt.imread(folder / "pictures" / "weights.png") for folder in folders]
+        np.testing.assert_allclose(*pictures, atol=1.01 / 255)
         assert result["losses"]["loss"] == pytest.approx(alone["losses"]["loss"], rel=1e-4)
         rows = [np.load(folder / "evaluation.npy") for folder in folders]
         np.testing.assert_allclose(*rows, rtol=1e-4)

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from alrc.lab.api import Task
-from alrc.lab.engine.designs import Design, Rows, make_design
+from alrc.lab.engine.designs import Design, make_design
 from alrc.lab.engine.outcome import evaluate
+from alrc.lab.engine.rows import Rows
 from alrc.lab.engine.series import Series
 from alrc.lab.engine.spec import Spec, task_of
 from alrc.lab.engine.stacking import Stack
@@ -41,7 +42,7 @@ def setting_of(spec: Spec) -> str:
     """What runs have in common that can be trained together."""
     training = {n: x for n, x in spec.training.options().items() if n not in OWN}
     facts = [spec.config[n] for n in ("task", "task_options", "task_facts")]
-    return json.dumps([facts, training], sort_keys=True)
+    return json.dumps([spec.task.name, facts, training], sort_keys=True)
 
 
 def _design_of(spec: Spec) -> str:

@@ -11,50 +11,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from alrc.lab.api import Arm, Task, Training
+from alrc.lab.api import Arm, Task
+from alrc.lab.engine.rows import PHASE, Rows, hyperparameters, load_state, state_of
 from alrc.lab.engine.series import ABSENT
 from alrc.lab.engine.spec import Spec
 from alrc.lab.engine.stacking import Stack
 
-__all__ = ["Design", "Rows", "make_design"]
+__all__ = ["Design", "make_design"]
 
 Losses = Mapping[str, Tensor]
 Record = Callable[[str, Tensor], None]
-PHASE = "step"  # the only one of tasks that are stackable
-
-
-class Rows:
-    """The optimizer of all members with a stacked arm and the same options of training.
-
-    A member's parameters are one row, which is one parameter for PyTorch's own optimizer, and
-    which it leaves alone, with its state, where there is no gradient.
-
-    Args:
-        task: What is learned.
-        training: How.
-        stack: The networks.
-        members: Whose rows.
-    """
-
-    def __init__(self, task: Task, training: Training, stack: Stack, members: list[int]) -> None:
-        self.rows = [nn.Parameter(stack.values[i]) for i in members]
-        self.gradients = [stack.gradients[i] for i in members]
-        self.optimizer = training.make_optimizer(self.rows)
-        self.schedules = task.schedules({PHASE: self.optimizer}, training)
-
-    def advance(self, steps_ok: Sequence[bool]) -> None:
-        """One step of the optimizer, for those members that may take it."""
-        for row, gradient, ok in zip(self.rows, self.gradients, steps_ok, strict=True):
-            row.grad = gradient if ok else None
-        self.optimizer.step()
-        for schedule in self.schedules.values():
-            schedule.step()
-
-    def state_dict(self) -> dict[str, Any]:
-        return _state(self.optimizer, self.schedules)
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        _load(self.optimizer, self.schedules, state)
 
 
 class Design:
@@ -134,10 +100,10 @@ class _Stacked(Design):
         if not self.touches_gradients:
             return [True] * count
         assert self.rows is not None
-        before = _hyperparameters(self.rows.optimizer)
+        before = hyperparameters(self.rows.optimizer)
         arm.step_ok = True
         arm.after_backward(PHASE, self.parameters, self.rows.optimizer)
-        if _hyperparameters(self.rows.optimizer) != before:
+        if hyperparameters(self.rows.optimizer) != before:
             raise ValueError(
                 f"{self.specs[0].arm.short_name}: its stacked form must leave the optimizer as it "
                 "is, because other arms share it. Return None from stacked(), and each run has an "
@@ -250,12 +216,12 @@ class _Run:
 
     def state_dict(self) -> dict[str, Any]:
         mine = {"arm": self.arm.state_dict(), "random": self.random}
-        return {**mine, **_state(self.optimizer, self.schedules)}
+        return {**mine, **state_of(self.optimizer, self.schedules)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.arm.load_state_dict(state["arm"])
         self.random = state["random"]
-        _load(self.optimizer, self.schedules, state)
+        load_state(self.optimizer, self.schedules, state)
 
 
 class _OwnRandom:
@@ -291,23 +257,3 @@ def _record(record: Record, name: str, rows: Sequence[Tensor | float | None]) ->
     if like is not None:
         absent = torch.from_numpy(np.full(like.shape, ABSENT).view(np.float32)).to(like.device)
         record(name, torch.stack([absent if x is None else x for x in tensors]))
-
-
-def _hyperparameters(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
-    return [
-        {name: x for name, x in group.items() if name != "params"}
-        for group in optimizer.param_groups
-    ]
-
-
-def _state(optimizer: torch.optim.Optimizer, schedules: Mapping[str, Any]) -> dict[str, Any]:
-    saved = {name: schedule.state_dict() for name, schedule in schedules.items()}
-    return {"optimizer": optimizer.state_dict(), "schedules": saved}
-
-
-def _load(
-    optimizer: torch.optim.Optimizer, schedules: Mapping[str, Any], state: Mapping[str, Any]
-) -> None:
-    optimizer.load_state_dict(state["optimizer"])
-    for name, schedule in schedules.items():
-        schedule.load_state_dict(state["schedules"][name])
