@@ -127,7 +127,7 @@ def test_each_figure_has_a_text_that_states_its_finding(study: Path) -> None:
     assert len(figures) == len(set(figures)) == len(list((study / "figures").iterdir())) + 6
     for words in (
         "one. alrc num_stddev=2.0: too few pairs -20.0 %",
-        "clip: diverged 1 of 2; ? unclear.",
+        "clip: diverged 1 of 2; ? unclear +20.0 %.",
         "alrc num_stddev=2.0 is the best, alone or with others, in 2 of 2 settings.",
         "held-out error is 1 with off, 0.8 with alrc num_stddev=2.0, 1.2 with clip (1 of 2 "
         "diverged) (median over seeds); lowest with alrc num_stddev=2.0.",

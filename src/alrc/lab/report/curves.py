@@ -155,7 +155,14 @@ class Curves:
         axes.plot(steps, np.nanmedian(values, axis=0), label=self._counted(arm), lw=1.4, **style)
         if len(values) > 1:
             low, high = np.nanmin(values, axis=0), np.nanmax(values, axis=0)
-            axes.fill_between(steps, low, high, color=style["color"], alpha=0.15, linewidth=0)
+            axes.fill_between(
+                steps,
+                low,
+                high,
+                color=style["color"],
+                alpha=0.15 if len(self.arms) < 4 else 0.08,
+                linewidth=0,
+            )
 
     def _counted(self, arm: str) -> str:
         """Name, and how many runs are missing from its curve."""
