@@ -103,6 +103,13 @@ class Convolutional(Task):
         return {"error": float((networks["net"](x) - x.clip(0)).square().mean())}
 
 
+def replace(parameter: nn.Parameter) -> None:
+    """Puts other tensors in the place of its gradient and its values."""
+    assert parameter.grad is not None
+    parameter.grad = 0.5 * parameter.grad
+    parameter.data = 0.99 * parameter.data
+
+
 @dataclass
 class Wary(Arm):
     """Skips the step where the gradient is a good deal larger than before, and lowers the learning
@@ -114,7 +121,7 @@ class Wary(Arm):
         self.usual, self.rate, self.noise = -1.0, 0.0, 0.0
 
     def threshold(self, name: str) -> Tensor | None:
-        return None if self.usual < 0 else torch.tensor(100 * self.usual)
+        return torch.tensor(100 * self.usual) if self.noise > 0.3 else None  # now and then
 
     def limit(self, name: str, losses: Tensor) -> Tensor:
         self.noise = float(torch.rand(()))
@@ -128,7 +135,7 @@ class Wary(Arm):
         self.usual = norm if self.usual < 0 else 0.9 * self.usual + 0.1 * norm
         optimizer.param_groups[0]["lr"] *= 1.001 if self.step_ok else 0.99
         self.rate = optimizer.param_groups[0]["lr"]
-        parameters[0].grad = 0.5 * parameters[0].grad
+        replace(parameters[0])
 
     def logged(self) -> Mapping[str, float | Tensor]:
         return {"rate": self.rate, "noise": self.noise}
@@ -146,6 +153,7 @@ class Skipping(Arm):
     ) -> None:
         self.calls += 1
         last = [p.grad for p in parameters if p.grad is not None][-1]
+        replace(parameters[0])
         self.step_ok = (last.flatten()[0] > 0) | (self.calls == 1)  # as good as at random
 
     def stacked(self, members: int) -> Arm:
@@ -159,6 +167,7 @@ class _StackedSkipping(Skipping):
     ) -> None:
         self.calls += 1
         last = [p.grad for p in parameters if p.grad is not None][-1]
+        replace(parameters[0])
         self.step_ok = (last.flatten(1)[:, 0] > 0) | (self.calls == 1)
 
 

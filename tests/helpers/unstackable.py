@@ -117,6 +117,31 @@ class Greedy(Arm):
 
 
 @dataclass
+class Removing(Arm):
+    """Skips a step in a way that its stacked form can't."""
+
+    def after_backward(
+        self, phase: str, parameters: Sequence[nn.Parameter], optimizer: Optimizer
+    ) -> None:
+        optimizer.zero_grad()
+        parameters[0].grad = None
+
+    def stacked(self, members: int) -> Arm:
+        return self
+
+
+@dataclass
+class Narrow(Arm):
+    """Its stacked form takes the mean over the members too."""
+
+    def limit(self, name: str, losses: Tensor) -> Tensor:
+        return losses.mean()
+
+    def stacked(self, members: int) -> Arm:
+        return self
+
+
+@dataclass
 class Halved(Alrc):
     """Does something else than the stacked form of what it is derived from."""
 

@@ -85,12 +85,27 @@ def test_runs_of_two_settings_are_not_trained_together(tmp_path: Path) -> None:
     )
 
 
-def test_a_stacked_arm_that_changes_the_optimizer_of_others_is_refused(tmp_path: Path) -> None:
-    specs = {str(seed): spec("Dense width=8", f"{FILE}:Greedy", seed) for seed in (0, 1)}
-    assert refused(specs, tmp_path) == (
-        "unstackable.py:Greedy: its stacked form must leave the optimizer as it is, because other "
-        "arms share it. Return None from stacked(), and each run has an optimizer of its own."
-    )
+@pytest.mark.parametrize(
+    ("arm", "words"),
+    [
+        (
+            "Greedy",
+            "leave the optimizer as it is, because other arms share it. Return None from "
+            "stacked(), and each run has an optimizer of its own.",
+        ),
+        (
+            "Removing",
+            "leave a gradient for each parameter; it removed one. To skip a step, set step_ok to "
+            "False.",
+        ),
+        ("Narrow", "give a first axis of its 2 members; got the shape ()."),
+    ],
+)
+def test_a_stacked_arm_that_can_not_be_honoured_is_refused(
+    arm: str, words: str, tmp_path: Path
+) -> None:
+    specs = {str(seed): spec("Dense width=8", f"{FILE}:{arm}", seed) for seed in (0, 1)}
+    assert refused(specs, tmp_path) == f"unstackable.py:{arm}: its stacked form must {words}"
 
 
 def test_an_arm_does_not_inherit_a_stacked_form(tmp_path: Path) -> None:

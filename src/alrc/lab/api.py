@@ -102,6 +102,9 @@ class Training(Options):
     evaluate_every: Annotated[
         int | None, Ge(1), "Steps between evaluations; without it, one at the end."
     ] = None
+    checkpoint_seconds: Annotated[
+        float, Ge(0), "Seconds between checkpoints, >= 0; what comes after one is lost in a kill."
+    ] = 60.0
     device: Annotated[str, "Where to train: cpu, cuda, cuda:1."] = "cpu"
     compile: Annotated[bool, "Send the networks through torch.compile."] = False
 

@@ -98,6 +98,7 @@ def _train(named: Any, arm: str, training: dict[str, Any], seed: int, out: Path)
     from alrc.lab.engine.spec import Spec
     from alrc.lab.engine.storage import RunFolder
     from alrc.lab.engine.training import Stopped, train
+    from alrc.lab.exec.estimate import data_lines
     from alrc.lab.exec.progress import show_progress
     from alrc.lab.exec.stopping import Signals
 
@@ -107,13 +108,13 @@ def _train(named: Any, arm: str, training: dict[str, Any], seed: int, out: Path)
         how = Training(**training)
         spec = Spec(named, Named.parse("arm", arm, Path.cwd()), how, seed)
         check_device(how.device)
-        facts = ", ".join(f"{n} {v}" for n, v in spec.config["task_facts"].items())
-        console.print(f"{spec.config['task']}: {facts or 'data of its own'}", highlight=False)
         with (
             Signals() as signals,
             RunFolder(out, spec.config) as folder,
             show_progress(how.steps, spec.config["arm"], console) as show,
         ):
+            for line in data_lines([spec]):
+                console.print(line, soft_wrap=True, markup=False, highlight=False)
             result = train(spec, folder, show, stop=lambda: signals.first is not None)
     except (ValueError, OSError) as refusal:
         fail(refusal, 2)

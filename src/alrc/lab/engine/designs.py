@@ -112,11 +112,10 @@ class _Stacked(Design):
     ) -> None:
         super().__init__(task, specs, stack, start)
         self.arm, span = arm, slice(start, start + len(specs))
-        values, gradients = stack.views(stack.values[span]), stack.views(stack.gradients[span])
-        self.parameters = [nn.Parameter(value) for value in values]
-        for parameter, gradient in zip(self.parameters, gradients, strict=True):
-            parameter.grad = gradient
-        self.gradients = gradients
+        self.values = stack.views(stack.values[span])
+        self.gradients = stack.views(stack.gradients[span])
+        self.parameters = [nn.Parameter(value) for value in self.values]
+        _bring_back(self.parameters, self.values, self.gradients)
         self.touches_gradients = type(arm).after_backward is not Arm.after_backward
         arm.begin(stack.values.device)
 
@@ -124,8 +123,8 @@ class _Stacked(Design):
         limited = {}
         for name, x in losses.items():
             if (limit := self.arm.threshold(name)) is not None:
-                record(f"{name}.limit", limit.clone())  # the arm may move it in place
-            limited[name] = self.arm.limit(name, x)
+                record(f"{name}.limit", self._checked(limit).clone())  # it may move in place
+            limited[name] = self._checked(self.arm.limit(name, x))
             if self.limits_losses:
                 record(f"{name}.limited", limited[name])
         return [limited]
@@ -145,16 +144,28 @@ class _Stacked(Design):
                 "optimizer of its own."
             )
         for parameter, gradient in zip(self.parameters, self.gradients, strict=True):
+            if parameter.grad is None:
+                raise ValueError(
+                    f"{self.specs[0].arm.short_name}: its stacked form must leave a gradient for "
+                    "each parameter; it removed one. To skip a step, set step_ok to False."
+                )
             if parameter.grad is not gradient:
-                gradient.copy_(gradient.new_tensor(0) if parameter.grad is None else parameter.grad)
-                parameter.grad = gradient
+                gradient.copy_(parameter.grad)
+        _bring_back(self.parameters, self.values, self.gradients)
         ok = arm.step_ok
         return ok.tolist() if isinstance(ok, Tensor) and ok.dim() else [bool(ok)] * count
 
     def log(self, record: Record) -> None:
         for name, x in self.arm.logged().items():
-            x = torch.as_tensor(x)
-            record(f"arm.{name}", x if x.dim() else x.expand(len(self.specs)))
+            record(f"arm.{name}", self._checked(torch.as_tensor(x)))
+
+    def _checked(self, x: Tensor) -> Tensor:
+        if not x.dim() or len(x) != len(self.specs):
+            raise ValueError(
+                f"{self.specs[0].arm.short_name}: its stacked form must give a first axis of its "
+                f"{len(self.specs)} members; got the shape {tuple(x.shape)}."
+            )
+        return x
 
     def state_dict(self) -> Any:
         return self.arm.state_dict()
@@ -207,6 +218,7 @@ class _Run:
         self.optimizer = task.optimizers(stack.networks[member], spec.training)[PHASE]
         self.schedules = task.schedules({PHASE: self.optimizer}, spec.training)
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        self.values = [p.detach() for p in self.parameters]
         self.gradients = [p.grad for p in self.parameters]
         self.arm.begin(stack.values.device)
         with torch.random.fork_rng(devices=[]):
@@ -230,8 +242,7 @@ class _Run:
             self.optimizer.step()
         for schedule in self.schedules.values():
             schedule.step()
-        for parameter, gradient in zip(self.parameters, self.gradients, strict=True):
-            parameter.grad = gradient  # where the next gradients come, if the arm put others there
+        _bring_back(self.parameters, self.values, self.gradients)
 
     def logged(self) -> Mapping[str, float | Tensor]:
         with _OwnRandom(self):
@@ -260,6 +271,17 @@ class _OwnRandom:
     def __exit__(self, *error: object) -> None:
         self.run.random = torch.get_rng_state()
         torch.set_rng_state(self.outside)
+
+
+def _bring_back(
+    parameters: Sequence[nn.Parameter], values: Sequence[Tensor], gradients: Sequence[Tensor | None]
+) -> None:
+    """Lets parameters be those of the stack again, where an arm put others in their place."""
+    for parameter, value, gradient in zip(parameters, values, gradients, strict=True):
+        parameter.grad = gradient
+        if parameter.data_ptr() != value.data_ptr():
+            value.copy_(parameter.detach())
+            parameter.data = value
 
 
 def _record(record: Record, name: str, rows: Sequence[Tensor | float | None]) -> None:

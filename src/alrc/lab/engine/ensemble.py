@@ -18,7 +18,7 @@ from alrc.lab.engine.files import read_json, sync_all, written_together
 from alrc.lab.engine.series import Series, is_present, read_series
 from alrc.lab.engine.spec import FORMAT, Spec
 from alrc.lab.engine.storage import RunFolder
-from alrc.lab.engine.training import CHECKPOINT_SECONDS, Progress, Trained, finish, go_on, train
+from alrc.lab.engine.training import Progress, Trained, finish, go_on, train
 
 __all__ = ["train_together"]
 
@@ -28,7 +28,6 @@ def train_together(
     folders: Mapping[str, RunFolder],
     report: Callable[[Progress], None] | None = None,
     stop: Callable[[], bool] | None = None,
-    checkpoint_seconds: float = CHECKPOINT_SECONDS,
 ) -> dict[str, dict[str, Any]]:
     """Trains runs as one network to the end, from their last checkpoint if there is one.
 
@@ -40,7 +39,6 @@ def train_together(
         folders: Where each is kept at the end; beside each other.
         report: Called after every step.
         stop: Asked after every step whether to stop now.
-        checkpoint_seconds: Seconds between checkpoints, >= 0.
 
     Returns:
         What each result.json holds.
@@ -56,17 +54,16 @@ def train_together(
     if not (place / _key(specs) / "checkpoint.pt").exists():
         # Else some were finished when the last attempt was killed, which has all in its state.
         members = {name: specs[name] for name in waiting}
-    rest = (report, stop, checkpoint_seconds)
     if len(members) == 1:
         ((name, spec),) = members.items()
-        train(spec, folders[name], *rest)
+        train(spec, folders[name], report, stop)
     elif waiting:
         path = place / _key(members)
         config = {"format": FORMAT, "members": {n: s.digest for n, s in sorted(members.items())}}
         with RunFolder(path, config) as folder:
             state, series = folder.load_checkpoint()
             ensemble = Ensemble(members, series)
-            evaluations = go_on(ensemble, folder, state, *rest)
+            evaluations = go_on(ensemble, folder, state, report, stop)
             _store(ensemble, folder, {name: folders[name] for name in waiting}, evaluations)
     _clean(place, runs)
     return {name: folders[name].result or {} for name in specs}

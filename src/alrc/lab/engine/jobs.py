@@ -13,7 +13,7 @@ from alrc.lab.engine.ensemble import train_together
 from alrc.lab.engine.files import written_together
 from alrc.lab.engine.spec import Spec
 from alrc.lab.engine.storage import RunFolder
-from alrc.lab.engine.training import CHECKPOINT_SECONDS, Progress, train
+from alrc.lab.engine.training import Progress, train
 
 __all__ = ["MOST_TOGETHER", "Job", "plan", "run_job"]
 
@@ -89,7 +89,6 @@ def run_job(
     runs: Path,
     report: Callable[[Progress], None] | None = None,
     stop: Callable[[], bool] | None = None,
-    checkpoint_seconds: float = CHECKPOINT_SECONDS,
 ) -> dict[str, dict[str, Any]]:
     """Trains the runs of a job in their folders ``runs/NAME``, from their last checkpoint.
 
@@ -110,6 +109,6 @@ def run_job(
                 for name, spec in job.specs.items()
             }
         if len(job.specs) > 1:
-            return train_together(job.specs, folders, report, stop, checkpoint_seconds)
+            return train_together(job.specs, folders, report, stop)
         ((name, spec),) = job.specs.items()
-        return {name: train(spec, folders[name], report, stop, checkpoint_seconds)}
+        return {name: train(spec, folders[name], report, stop)}

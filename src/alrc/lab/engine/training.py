@@ -16,9 +16,8 @@ from alrc.lab.engine.series import Series
 from alrc.lab.engine.spec import FORMAT, Spec, task_of
 from alrc.lab.engine.storage import RunFolder
 
-__all__ = ["CHECKPOINT_SECONDS", "Progress", "Stopped", "Trainer", "train"]
+__all__ = ["Progress", "Stopped", "Trainer", "train"]
 
-CHECKPOINT_SECONDS = 60.0
 REPORT_SECONDS = 0.1  # a mean loss costs more than a small step, and on a GPU waits for it
 LARGEST_WAIT = 2**26  # bytes of series that may wait in memory for the next checkpoint
 
@@ -180,7 +179,6 @@ def train(
     folder: RunFolder,
     report: Callable[[Progress], None] | None = None,
     stop: Callable[[], bool] | None = None,
-    checkpoint_seconds: float = CHECKPOINT_SECONDS,
 ) -> dict[str, Any]:
     """Trains a run in its folder to the end, from its last checkpoint if there is one.
 
@@ -192,7 +190,6 @@ def train(
         folder: Where it is kept.
         report: Called after the first and the last step, and ten times a second.
         stop: Asked after every step whether to stop now.
-        checkpoint_seconds: Seconds between checkpoints, >= 0.
 
     Returns:
         What result.json holds.
@@ -205,7 +202,7 @@ def train(
         return result
     state, series = folder.load_checkpoint()
     trainer = Trainer(spec, series)
-    evaluations = go_on(trainer, folder, state, report, stop, checkpoint_seconds)
+    evaluations = go_on(trainer, folder, state, report, stop)
     trained = Trained(trainer.task, trainer.networks, series, trainer.step, trainer.seconds)
     return finish(spec, folder, trained, evaluations)
 
@@ -216,7 +213,6 @@ def go_on(
     state: Mapping[str, Any] | None,
     report: Callable[[Progress], None] | None,
     stop: Callable[[], bool] | None,
-    checkpoint_seconds: float,
 ) -> list[Any]:
     """Trains to the end, from a state if there is one, with checkpoints in a folder.
 
@@ -249,7 +245,8 @@ def go_on(
         if stop is not None and stop():
             save()
             raise Stopped
-        if time.monotonic() - saved >= checkpoint_seconds or trainer.series.size > LARGEST_WAIT:
+        is_late = time.monotonic() - saved >= trainer.training.checkpoint_seconds
+        if is_late or trainer.series.size > LARGEST_WAIT:
             save()
     save()
     return evaluations
