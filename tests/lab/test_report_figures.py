@@ -69,6 +69,18 @@ def test_a_curve_is_the_median_over_the_seeds_that_did_not_diverge(
     assert axes.get_yscale() == "log"
 
 
+def test_one_spike_does_not_rule_the_axis(tmp_path: Path, drawn: Drawn) -> None:
+    for seed in range(5):
+        losses = falling(seed)
+        losses[150] *= 1 + 1e6 * (seed == 0)
+        write_run(tmp_path, "off", seed, losses={"loss": losses})
+    write_report(tmp_path)
+    low, high = drawn["setting1-loss0"].get_ylim()
+    assert high < 100
+    line = lines(drawn["setting1-loss0"])["off"][40:, 1]
+    assert low < line.min() < line.max() < high
+
+
 def test_losses_that_may_be_negative_have_a_linear_axis(tmp_path: Path, drawn: Drawn) -> None:
     write_run(tmp_path, "off", losses={"loss": falling(0) - 2})
     write_report(tmp_path)
