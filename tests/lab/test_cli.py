@@ -155,7 +155,9 @@ def test_a_run_of_a_task_of_ones_own_is_trained_and_goes_on(tmp_path: Path) -> N
     assert lines[-2].startswith("training loss: ")
     assert lines[-1].endswith(" of 640 limited")
     assert not lines[-1].startswith("loss: 0 ")
-    again = alrc(*words, "--arm", "alrc num_stddev=1.0", "--seed", 3)  # finished, so nothing is done
+    again = alrc(
+        *words, "--arm", "alrc num_stddev=1.0", "--seed", 3
+    )  # finished, so nothing is done
     assert again[1].splitlines()[-3:] == lines[-3:]
     code, text = alrc(*words, "--arm", "off", "--seed", 4)
     assert code == 2

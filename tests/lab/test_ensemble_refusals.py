@@ -128,7 +128,7 @@ def test_damaged_files_are_refused(damage: str, tmp_path: Path) -> None:
         file = folder / "checkpoint.pt"
         file.write_bytes(file.read_bytes()[:1000])
         words = (
-            f"{file} must be a checkpoint of this run; it can't be read (RuntimeError). Remove "
+            f"{file} must be a checkpoint of this run; it can't be read (BadZipFile). Remove "
             f"{folder}, and the run is trained anew."
         )
     elif damage == "series":
