@@ -7,14 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fabricated_studies import exploding, falling, write_old_run
+from reading_reports import draw_nothing, markdown
 
 from alrc.lab.report.reading import read_study
 from alrc.lab.report.report import write_report
 
 
-def markdown(folder: Path) -> str:
-    write_report(folder)
-    return (folder / "report.md").read_text(encoding="utf-8").replace("\u00a0", " ")
+@pytest.fixture(autouse=True)
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    draw_nothing(monkeypatch)
 
 
 def refusal(folder: Path) -> str:

@@ -114,7 +114,8 @@ class Compared:
                 return "better", f"✓ never diverges, {text(self.baseline)} {more}"
             return "diverged", f"† diverged {lost} of {runs}, less often than {more}"
         if lost:
-            rest = "= otherwise identical" if r.verdict is Verdict.identical else "? unclear"
+            same = r.verdict is Verdict.identical
+            rest = "= otherwise identical" if same else f"? unclear {self.change}"
             return "diverged", f"† diverged {lost} of {runs}; {rest}"
         if r.verdict is Verdict.identical:
             limited = "nothing was limited" if not self.limited else f"{self.limited:,} limited"

@@ -130,7 +130,7 @@ class Curves:
             late = []
             for arm, (steps, values) in points.items():
                 self._draw(axes, arm, steps, values)
-                late.append(values[:, steps >= steps[-1] / 5].ravel())
+                late.append(_fitted(steps, values))
             axes.set(xlabel="training step", ylabel=label)
             fit_height(axes, np.concatenate(late))
             legend(axes)
@@ -155,7 +155,14 @@ class Curves:
         axes.plot(steps, np.nanmedian(values, axis=0), label=self._counted(arm), lw=1.4, **style)
         if len(values) > 1:
             low, high = np.nanmin(values, axis=0), np.nanmax(values, axis=0)
-            axes.fill_between(steps, low, high, color=style["color"], alpha=0.15, linewidth=0)
+            axes.fill_between(
+                steps,
+                low,
+                high,
+                color=style["color"],
+                alpha=0.15 if len(self.arms) < 4 else 0.08,
+                linewidth=0,
+            )
 
     def _counted(self, arm: str) -> str:
         """Name, and how many runs are missing from its curve."""
@@ -195,7 +202,7 @@ class Curves:
             late = []
             for arm, (steps, values) in ratios.items():
                 self._draw(axes, arm, steps, 100 * values)
-                late.append(100 * values[:, steps >= steps[-1] / 5].ravel())
+                late.append(100 * _fitted(steps, values))
             axes.set(xlabel="training step", ylabel=f"{name}: difference to {self.baseline} (%)")
             fit_height(axes, np.concatenate([*late, [0.0]]))
             legend(axes)
@@ -263,6 +270,16 @@ def _last(values: NDArray[np.float64]) -> NDArray[np.float64]:
     means: NDArray[np.float64] = np.full(len(values), np.nan)
     np.divide(sums, counts, out=means, where=counts > 0)
     return means
+
+
+def _fitted(steps: NDArray[np.float64], values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """What an axis is fitted to, after the first fifth: the line, and all but 2 % of the band."""
+    late = values[:, steps >= steps[-1] / 5]
+    late = np.where(np.isfinite(late), late, np.nan)[:, np.isfinite(late).any(axis=0)]
+    if not late.size:
+        return np.empty(0)
+    line = np.nanmedian(late, axis=0)
+    return np.concatenate([line, np.nanquantile(late, [0.01, 0.99])])
 
 
 def _relative(before: NDArray[np.float64], after: NDArray[np.float64]) -> NDArray[np.float64]:

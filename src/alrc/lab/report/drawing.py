@@ -160,7 +160,7 @@ def fit_height(axes: Axes, values: NDArray[np.float64]) -> None:
 def plain_numbers(*both: Axis) -> None:
     """0.5 and 20,000, and some of them on short logarithmic axes too."""
     for axis in both:
-        axis.set_major_locator(MaxNLocator(5))
+        axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
         if axis.get_scale() == "log":
             low, high = axis.get_view_interval()
             decades = np.log10(high / low)

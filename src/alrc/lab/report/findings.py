@@ -144,6 +144,10 @@ def _matrix(study: Study, by_setting: dict[Setting, list[Compared]]) -> Table:
         cells = {c.arm: c.cell for c in found}
         metric = found[0].measure.metric
         label = f"{metric.name}; {metric.better} is better"
+        if found[0].diverged_baseline[0]:
+            label += "; † {} diverged {} of {}".format(
+                found[0].baseline, *found[0].diverged_baseline
+            )
         row = [cells.get(arm, Cell("-")) for arm in arms]
         rows.append([code(study.labels[setting]), text(label), *row])
     caption = f"Each arm compared with {' or '.join(baselines)}, by the primary metric."

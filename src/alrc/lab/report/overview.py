@@ -45,7 +45,7 @@ def forest(study: Study, comparisons: Sequence[Compared], index: int) -> Image:
         axes.tick_params(axis="y", length=0)
         side = "left" if metric.better == "lower" else "right"
         words = f"{metric.name}: difference to {first.baseline} ({unit}), {side} of 0 is better"
-        axes.set_xlabel("\n".join(textwrap.wrap(words, 44)))
+        figure.supxlabel("\n".join(textwrap.wrap(words, 60)), fontsize=9)
         axes.margins(x=0.08)
         if not any(any(c.result.relative) for c in shown):  # nothing but zeros
             axes.set_xlim(-1, 1)

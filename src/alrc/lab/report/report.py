@@ -130,8 +130,8 @@ def _learning(curves: Sequence[Curves]) -> Iterator[Block]:
     yield Heading("Learning curves")
     yield Paragraph(
         "Means over a two-hundredth of the steps; the line is the median over the seeds of an arm, "
-        "the band spans all of them, without the runs that diverged. The axes are fitted to what "
-        "follows the first fifth of the steps."
+        "the band spans all of them, without the runs that diverged. The axes are fitted to the "
+        "lines and to 98 % of the bands after the first fifth of the steps."
     )
     if any(len(c.study.arms_of(c.setting)) > len(c.arms) for c in curves):
         yield Paragraph(

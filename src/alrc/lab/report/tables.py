@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 from alrc import __version__
-from alrc.lab.report.comparing import Compared, Measure, measures
+from alrc.lab.report.comparing import Compared, Measure, measures, percent
 from alrc.lab.report.limiting import limiting_arms
 from alrc.lab.report.markup import (
     Block,
@@ -135,7 +135,7 @@ def limiting_table(study: Study) -> Iterator[Block]:
                     f"{count:,}",
                     f"{limited:,}",
                     f"{share:.2%}".replace("%", " %"),
-                    f"{min(kept):.1%}".replace("%", " %") if kept else "-",
+                    percent(min(kept), sign=False) if kept else "-",
                     f"{sum(loss['nonfinite'] for loss in found):,}",
                     f"{max(largest):,.4g}" if largest else "-",
                 ]
