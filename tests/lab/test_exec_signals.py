@@ -262,7 +262,6 @@ def test_runs_survive_kills_of_the_command_and_of_its_workers(tmp_path: Path) ->
             (out / "gate").unlink()
             rest_of(process)
         assert finished <= len(list(out.glob("runs/*/result.json"))) <= finished + 2
-    (out / "gate").unlink()
     jobs = [
         tiny.job(n, "Held", mishaps.__file__, seed=s, gate=str(out / "no gate"))
         for s, n in enumerate(names)

@@ -1,5 +1,6 @@
 """What a worker does with a job, and what it says when it can't."""
 
+import errno
 import json
 import os
 import pickle
@@ -15,7 +16,7 @@ from alrc.lab.engine.files import Damaged
 from alrc.lab.engine.jobs import run_job
 from alrc.lab.engine.storage import RunFolder
 from alrc.lab.engine.training import Progress
-from alrc.lab.exec import workers
+from alrc.lab.exec import study, workers
 from alrc.lab.exec.messages import Failed, Finished, Paused, throttled, train_job
 from alrc.lab.exec.workers import choose_gpu
 
@@ -165,15 +166,23 @@ def test_a_run_that_another_process_trains_is_not_moved_aside(tmp_path: Path) ->
     assert not (tmp_path / "damaged").exists()
 
 
-@pytest.mark.skipif(os.getuid() == 0, reason="root may write everywhere")
-def test_a_folder_that_is_read_only_is_told(tmp_path: Path) -> None:
-    folder = tmp_path / "runs" / "a"
-    folder.mkdir(parents=True)
-    folder.chmod(0o500)
+def test_a_folder_that_is_read_only_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class ReadOnly(RunFolder):
+        def __enter__(self) -> RunFolder:  # as a system says it to whoever is not root
+            if self.path.name == "a":
+                raise PermissionError(errno.EACCES, "Permission denied", str(self.path / ".lock"))
+            return super().__enter__()
+
+    monkeypatch.setattr(study, "RunFolder", ReadOnly)
+    (tmp_path / "runs" / "a").mkdir(parents=True)
     failed, lines = run([tiny.job("a"), tiny.job("b")], tmp_path, Here())
-    folder.chmod(0o700)
-    assert list(failed) == ["a"]
-    assert any(line.startswith("a: failed, PermissionError") for line in lines)
+    assert failed == {"a": tmp_path / "runs" / "a" / "log.txt"}
+    assert (
+        f"a: failed, PermissionError: [Errno 13] Permission denied: '{tmp_path}/runs/a/.lock'; see "
+        f"{failed['a']}"
+    ) in lines
     assert any(line.startswith("b: finished") for line in lines)
 
 
