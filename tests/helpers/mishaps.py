@@ -62,7 +62,8 @@ class Planted(tiny.Line):
 
 @dataclass(frozen=True)
 class Held(tiny.Line):
-    """Runs that wait in a step while the file ``gate`` is there; they say so in ``gate.PID``."""
+    """Runs that wait in a step while the file ``gate`` is there, and no more of them are finished
+    than it says; they say so in ``gate.PID``."""
 
     gate: Annotated[str, "File."] = ""
     at: int = 8
@@ -72,10 +73,18 @@ class Held(tiny.Line):
     def batches(self, seed: int, batch_size: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
         for step, batch in enumerate(super().batches(seed, batch_size, start), start + 1):
             gate = Path(self.gate)
-            while step == self.at and gate.exists():
+            while step == self.at and is_closed(gate):
                 gate.with_name(f"{gate.name}.{os.getpid()}").touch()
                 time.sleep(0.002)
             yield batch
+
+
+def is_closed(gate: Path) -> bool:
+    """Whether as many runs are finished as it says."""
+    try:
+        return len(list(gate.parent.glob("runs/*/result.json"))) >= int(gate.read_text())
+    except FileNotFoundError:
+        return False
 
 
 def planted(name: str, left: Path, times: int, **settings: Any) -> Job:

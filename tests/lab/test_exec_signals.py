@@ -173,11 +173,16 @@ except StudyStopped as stop:
 
 
 @contextmanager
-def held(out: Path, names: str = "abc") -> Iterator[subprocess.Popen[str]]:
-    """A study in a process group of its own, of which nothing is left over; its runs are held."""
+def held(out: Path, names: str = "abc", finished: int = 0) -> Iterator[subprocess.Popen[str]]:
+    """A study in a process group of its own, of which nothing is left over.
+
+    Its runs are held as soon as so many are finished.
+    """
     words = (sys.executable, "-c", HELD, str(Path(mishaps.__file__).parent), str(out), names)
     out.mkdir(exist_ok=True)
-    (out / "gate").touch()
+    (out / "gate").write_text(str(finished))
+    for marker in out.glob("gate.*"):
+        marker.unlink()
     process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, start_new_session=True)
     try:
         yield process
@@ -238,19 +243,25 @@ def test_workers_end_with_the_command_whatever_they_are_at(tmp_path: Path) -> No
 
 @pytest.mark.slow
 def test_runs_survive_kills_of_the_command_and_of_its_workers(tmp_path: Path) -> None:
-    out, rng, names = tmp_path / "study", np.random.default_rng(0), "abcdefghij"
-    for _ in range(3):
-        for marker in out.glob("gate.*"):
-            marker.unlink()
-        with held(out, names) as process:
-            wait_until(lambda: len(workers_at(out)) == 2, process)
+    out, rng, names = (
+        tmp_path / "study",
+        np.random.default_rng(0),
+        "abcdefghijklmn",
+    )  # more than are let through
+    ends = [
+        lambda process: process.kill(),
+        lambda process: os.killpg(process.pid, signal.SIGKILL),
+        lambda process: process.terminate(),
+    ]
+    for finished, end in zip((2, 5, 8), ends, strict=True):
+        with held(out, names, finished) as process:
+            wait_until(lambda: len(workers_at(out)) >= 2, process)
             os.kill(int(rng.choice(workers_at(out))), signal.SIGKILL)
-            wait_until(lambda: len(workers_at(out)) == 3, process)
-            os.killpg(process.pid, signal.SIGTERM)
-            os.kill(int(rng.choice(workers_at(out)[-1:])), signal.SIGKILL)
-            process.kill()
+            wait_until(lambda: len(workers_at(out)) >= 3, process)
+            end(process)
+            (out / "gate").unlink()
             rest_of(process)
-        (out / "gate").unlink()
+        assert finished <= len(list(out.glob("runs/*/result.json"))) <= finished + 2
     jobs = [
         tiny.job(n, "Held", mishaps.__file__, seed=s, gate=str(out / "no gate"))
         for s, n in enumerate(names)

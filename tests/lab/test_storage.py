@@ -5,98 +5,82 @@ import os
 import signal
 import subprocess
 import sys
+import zipfile
+from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 
-import mishaps
 import numpy as np
 import pytest
+import tiny
 import torch
+from mishaps import assert_as_if_alone
 
-from alrc.lab.data.images import Images
-from alrc.lab.engine.storage import RunFolder
-from alrc.lab.engine.training import Run, RunConfig, train
-from alrc.lab.exec.workers import run_one
-from alrc.lab.tasks.supersampling.task import Supersampling
+from alrc.lab.engine.files import Damaged
+from alrc.lab.engine.jobs import Job, run_job
+from alrc.lab.engine.naming import Named
+from alrc.lab.engine.series import Series
+from alrc.lab.engine.spec import Spec
+from alrc.lab.engine.storage import AnotherRun, RunFolder
+from alrc.lab.engine.training import Stopped, train
 
-ARRAYS = ("losses", "limits", "limited", "held_out")
 ARMS = {
-    "off": {},
-    "alrc": {"num_stddev": 1.0},
-    "two-sided, paper's starts": {
-        "num_stddev": 1.0,
-        "num_stddev_below": 1.5,
-        "mu1_start": 25.0,
-        "mu2_start": 900.0,
-    },
-    "original": {"num_stddev": 1.0, "original": True},
+    "off": tiny.OFF,
+    "alrc": tiny.ALRC,
+    "alrc, its starts": Named("arm", "alrc", (("mu1_start", 2.0), ("mu2_start", 9.0))),
+    "original": Named("arm", "original"),
+    "clip-grad-norm": Named("arm", "clip-grad-norm"),
 }
 
 
-@pytest.fixture(scope="module")
-def task() -> Supersampling:
-    images = np.random.default_rng(0).integers(0, 256, (30, 3, 32, 32), np.uint8)
-    return Supersampling(Images("noise", images, images[:7]), width=2, block=16)
+def folder_of(path: Path, spec: Spec) -> RunFolder:
+    return RunFolder(path, spec.config)
 
 
-def stored(path: Path) -> dict[str, np.ndarray]:
-    return {name: np.load(path / f"{name}.npy") for name in ARRAYS}
+def after(steps: int) -> Callable[[], bool]:
+    """Says stop after so many steps of a session."""
+    counter = count(1)
+    return lambda: next(counter) >= steps
 
 
-def assert_same(first: dict[str, np.ndarray], second: dict[str, np.ndarray]) -> None:
-    for name in ARRAYS:
-        np.testing.assert_array_equal(first[name], second[name], err_msg=name)
-        assert not np.isnan(first[name]).any()
-
-
-class StoppedError(Exception):
-    """Stands for whatever stops a run."""
-
-
-@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
 @pytest.mark.parametrize("arm", ARMS)
 def test_a_run_stopped_and_taken_up_again_is_the_uninterrupted_one(
-    task: Supersampling, arm: str, optimizer: str, tmp_path: Path
+    arm: str, optimizer: str, tmp_path: Path
 ) -> None:
-    config = RunConfig(60, 2, optimizer, 1e-3, evaluate_every=25, **ARMS[arm])
-    whole = train(task, config)
-    assert whole.clipped.any() == (arm != "off")
+    how = {"steps": 40, "optimizer": optimizer, "evaluate_every": 15, "momentum": 0.5}
+    job = tiny.job("run", arm=ARMS[arm], training=how)
+    for steps in (7, 16, 1):
+        with pytest.raises(Stopped):
+            run_job(job, tmp_path / "runs", stop=after(steps))
+        torch.manual_seed(steps)  # what else goes on in the process does not matter
+    first = []
+    result = run_job(job, tmp_path / "runs", first.append)["run"]
+    assert first[0].step == 25  # from the checkpoint, not from the beginning
+    assert_as_if_alone(tmp_path / "runs", job, tmp_path / "alone")
+    assert result == json.loads((tmp_path / "runs" / "run" / "result.json").read_text())
+    curve = np.load(tmp_path / "runs" / "run" / "evaluation.npy")
+    np.testing.assert_array_equal(curve, np.load(tmp_path / "alone" / "run" / "evaluation.npy"))
+    assert curve[:, 0].tolist() == [15, 30, 40]
 
-    def stop_at(last: int):
-        def report(step: int, run: Run) -> None:
-            if step == last:
-                raise StoppedError
 
-        return report
-
-    for last in (7, 23, 24, 51):
-        with (
-            RunFolder(tmp_path, task.describe(), config) as folder,
-            pytest.raises(StoppedError),
-        ):
-            train(task, config, stop_at(last), folder, checkpoint_every=10)
-        torch.manual_seed(last)  # what else goes on in the process does not matter
-    with RunFolder(tmp_path, task.describe(), config) as folder:
-        steps = []
-        run = train(task, config, lambda step, run: steps.append(step), folder, 10)
-        result = folder.save_result(run)
-    assert steps == list(range(51, 61))  # from the checkpoint, not from the beginning
-    assert_same(stored(tmp_path), {name: getattr(whole, name) for name in ARRAYS})
-    assert result == json.loads((tmp_path / "result.json").read_text())
-    assert result["final_error"] == whole.final_error
-    assert result["held_out_error"] == whole.held_out[-1]
-    assert result["num_clipped"] == whole.clipped.sum()
+def test_another_evaluate_every_is_the_same_run(tmp_path: Path) -> None:
+    for every in (None, 5):
+        job = tiny.job("run", training={"evaluate_every": every})
+        with pytest.raises(Stopped):
+            run_job(job, tmp_path, stop=after(4))
+    run_job(job, tmp_path)
+    assert np.load(tmp_path / "run" / "evaluation.npy")[:, 0].tolist() == [5, 10, 12]
 
 
 # Kills itself when so many functions have been called and left, of Python's and of C's, from the
-# first training step on: most of them write checkpoints.
+# first training step on: many of them write checkpoints, one in each step.
 KILLED = """
 import os, pathlib, signal, sys
 sys.path.insert(0, sys.argv[1])
-import torch
-from mishaps import noise
-from alrc.lab.tasks.supersampling.task import Supersampling
-from alrc.lab.engine.training import RunConfig, Trainer
-from alrc.lab.exec.workers import run_one
+import torch, tiny
+from alrc.lab.engine.jobs import run_job
+from alrc.lab.engine.training import Trainer
 
 torch.set_num_threads(1)  # as in the run that is not killed: with more, sums differ by rounding
 left, advance = int(sys.argv[2]), Trainer.advance
@@ -113,90 +97,247 @@ def advance_and_count(*args):
     advance(*args)
 
 Trainer.advance = advance_and_count
-task, config = Supersampling(noise(), width=2), RunConfig(40, 50, num_stddev=1.0)
-run_one(task, config, pathlib.Path(sys.argv[3]))
+job = tiny.job("run", training={"steps": 60})
+run_job(job, pathlib.Path(sys.argv[3]), checkpoint_seconds=0.0)
+sys.setprofile(None)
+print(int(sys.argv[2]) - left)
 """
 
 
 @pytest.mark.skipif(os.name != "posix", reason="SIGKILL is of POSIX")
-def test_sigkill_at_random_moments_changes_nothing(tmp_path: Path) -> None:
-    task, config = Supersampling(mishaps.noise(), width=2), RunConfig(40, 50, num_stddev=1.0)
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    run_one(task, config, whole)
-    helpers = str(Path(mishaps.__file__).parent)
-    for moment in np.random.default_rng(0).integers(1, 100_000, size=2):  # of more than 200,000
-        command = [sys.executable, "-c", KILLED, helpers, str(moment), str(killed)]
-        done = subprocess.run(command, capture_output=True, text=True)
-        assert done.returncode == -signal.SIGKILL, done.stderr
+def test_sigkill_at_random_moments_changes_nothing(tmp_path: Path, everything: bool) -> None:
+    job, times = tiny.job("run", training={"steps": 60}), 12 if everything else 3
+    helpers, killed = str(Path(tiny.__file__).parent), 0
+    for moment in np.random.default_rng(0).integers(1, 15_000, size=times):
+        words = [sys.executable, "-c", KILLED, helpers, str(moment), str(tmp_path / "runs")]
+        done = subprocess.run(words, capture_output=True, text=True)
+        killed += done.returncode == -signal.SIGKILL
+        assert done.returncode in (0, -signal.SIGKILL), done.stderr
+    assert killed >= 2
     steps = []
-    run_one(task, config, killed, lambda step, _: steps.append(step))
-    assert 1 < steps[0] <= steps[-1] == 40
-    assert_same(stored(killed), stored(whole))
-    assert (killed / "result.json").read_text() == (whole / "result.json").read_text()
-    assert not list(killed.glob(".*.part"))
+    run_job(job, tmp_path / "runs", steps.append)
+    assert_as_if_alone(tmp_path / "runs", job, tmp_path / "alone")
 
 
-def test_a_folder_of_another_run_is_refused_and_left_alone(
-    task: Supersampling, tmp_path: Path
+def paused(tmp_path: Path) -> tuple[Spec, Path]:
+    """A run whose checkpoint is that of step 6."""
+    job = tiny.job("run")
+    with pytest.raises(Stopped):
+        run_job(job, tmp_path, stop=after(6))
+    return job.specs["run"], tmp_path / "run"
+
+
+def blank(path: Path, rows: slice) -> None:
+    """As a file system leaves pages that had not reached the disk."""
+    array = np.load(path, mmap_mode="r+")
+    array[rows] = np.nan
+    array.flush()
+
+
+CRASHES = {
+    "truncated": lambda path: os.truncate(path, path.stat().st_size - 16),
+    "empty": lambda path: os.truncate(path, 0),
+    "not a number": lambda path: blank(path, slice(4, None)),
+    "gone": Path.unlink,
+}
+
+
+@pytest.mark.parametrize("series", ["loss.raw", "loss.limited", "loss.limit", "logged.slope"])
+@pytest.mark.parametrize("crash", CRASHES)
+def test_a_crash_of_the_machine_makes_no_result(crash: str, series: str, tmp_path: Path) -> None:
+    """The checkpoint reached the disk, and rows that it counts did not."""
+    spec, path = paused(tmp_path)
+    CRASHES[crash](path / "series" / f"{series}.npy")
+    with pytest.raises(Damaged, match=rf"{series}.npy must .* it is trained anew\.$") as caught:
+        run_job(Job({"run": spec}), tmp_path)
+    assert caught.value.folder == path
+    assert not (path / "result.json").exists()
+
+
+def test_rows_newer_than_the_checkpoint_are_trained_again(tmp_path: Path) -> None:
+    spec, path = paused(tmp_path)
+    before = (path / "checkpoint.pt").read_bytes()
+    with pytest.raises(Stopped):
+        run_job(Job({"run": spec}), tmp_path, stop=after(3))
+    (path / "checkpoint.pt").write_bytes(before)
+    assert len(np.load(path / "series" / "loss.raw.npy")) == 9
+    run_job(Job({"run": spec}), tmp_path)
+    assert_as_if_alone(tmp_path, Job({"run": spec}), tmp_path / "alone")
+
+
+def test_series_are_on_the_disk_before_their_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with RunFolder(tmp_path, task.describe(), RunConfig(20)):
+    happened, sync, replace = [], os.fsync, os.replace
+
+    def note_sync(descriptor: int) -> None:
+        happened.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
+        sync(descriptor)
+
+    def note_replace(part: Path, path: Path) -> None:
+        happened.append(f"-> {path.name}")
+        replace(part, path)
+
+    if not Path("/proc/self/fd").exists():
+        pytest.skip("needs Linux's /proc to see what is synced")
+    monkeypatch.setattr(os, "fsync", note_sync)
+    monkeypatch.setattr(os, "replace", note_replace)
+    paused(tmp_path)
+    checkpoint = happened.index("-> checkpoint.pt")
+    part = f".checkpoint.pt.{os.getpid()}.part"
+    assert {p.name for p in (tmp_path / "run" / "series").iterdir()} < set(happened[:checkpoint])
+    assert happened[checkpoint - 2 :] == ["series", part, "-> checkpoint.pt", "run"]
+
+
+def damaged(path: Path) -> str:
+    spec = tiny.spec()
+    with pytest.raises(Damaged) as caught, folder_of(path, spec) as folder:
+        folder.load_checkpoint()
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda content: b"",
+        lambda content: content[: len(content) // 2],
+        lambda content: content[:-1],
+        lambda content: b"\0" * len(content),
+        lambda content: b"\x80\x02.",
+    ],
+)
+def test_a_checkpoint_that_is_none_is_refused(change: Callable, tmp_path: Path) -> None:
+    _, path = paused(tmp_path)
+    (path / "checkpoint.pt").write_bytes(change((path / "checkpoint.pt").read_bytes()))
+    assert damaged(path) == (
+        f"{path}/checkpoint.pt must be a checkpoint of this run; it can't be read (BadZipFile). "
+        f"Remove {path}, and the run is trained anew."
+    )
+
+
+def test_a_checkpoint_of_which_a_bit_was_changed_is_refused(tmp_path: Path) -> None:
+    """PyTorch reads it without a word."""
+    _, path = paused(tmp_path)
+    file = path / "checkpoint.pt"
+    content = bytearray(file.read_bytes())
+    with zipfile.ZipFile(file) as archive:
+        name = next(n for n in archive.namelist() if n.endswith("data/1"))
+        number = archive.read(name)
+    content[content.index(number)] ^= 1
+    file.write_bytes(content)
+    torch.load(file)
+    assert damaged(path).startswith(f"{file} must be a checkpoint of this run; it can't be read (")
+
+
+def test_something_else_that_torch_saved_is_refused(tmp_path: Path) -> None:
+    _, path = paused(tmp_path)
+    torch.save({"step": 3}, path / "checkpoint.pt")
+    assert "it can't be read (KeyError)" in damaged(path)
+    torch.save(torch.ones(2), path / "checkpoint.pt")
+    assert "it can't be read (IndexError)" in damaged(path)
+
+
+def test_a_folder_of_another_run_is_refused_and_left_alone(tmp_path: Path) -> None:
+    spec = tiny.spec()
+    with folder_of(tmp_path, spec):
         pass
     before = (tmp_path / "config.json").read_text()
-    other = RunFolder(tmp_path, task.describe(), RunConfig(20, 4, seed=1))
-    with pytest.raises(ValueError, match="must hold this very run") as error, other:
+    other = folder_of(tmp_path, tiny.spec(seed=1, training={"batch_size": 5}, noise=0.5))
+    with pytest.raises(AnotherRun) as caught, other:
         pass
-    assert str(error.value) == (
-        f"{tmp_path} must hold this very run to go on with it; it holds another one: got "
-        "batch_size 4 (there: 1), seed 1 (there: 0). Pass another folder, or the settings of that "
-        "run."
+    assert str(caught.value) == (
+        f"{tmp_path} must hold this very run to go on with it; it holds another one: got seed 1 "
+        "(there: 0), task 'tiny.py:Line noise=0.5' (there: 'tiny.py:Line'), task_options.noise 0.5 "
+        "(there: 0.1), training.batch_size 5 (there: 4). Pass another folder, or the settings of "
+        "that run."
     )
     assert (tmp_path / "config.json").read_text() == before
-    with RunFolder(tmp_path, task.describe(), RunConfig(20)):  # and it is free again
+    with folder_of(tmp_path, spec):  # and it is free again
         pass
 
 
-def test_a_folder_in_use_is_refused(task: Supersampling, tmp_path: Path) -> None:
-    second = RunFolder(tmp_path, task.describe(), RunConfig(20))
+def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
     with (
-        RunFolder(tmp_path, task.describe(), RunConfig(20)),
-        pytest.raises(ValueError, match="one process at a time") as error,
-        second,
+        folder_of(tmp_path, tiny.spec()),
+        pytest.raises(ValueError, match="one process at a time") as caught,
+        folder_of(tmp_path, tiny.spec()),
     ):
         pass
-    assert str(error.value) == (
+    assert str(caught.value) == (
         f"{tmp_path} must belong to one process at a time; another one is training this run. Wait "
         "for it, or pass another folder."
     )
 
 
 def test_a_checkpoint_that_could_not_be_written_leaves_the_last_one(
-    task: Supersampling, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with RunFolder(tmp_path, task.describe(), RunConfig(20)) as folder:
-        folder.save_checkpoint({"step": 1})
+    spec, path = paused(tmp_path)
 
-        def fail(state: object, file: Path) -> None:
-            file.write_bytes(b"half")
-            raise OSError("disk full")
+    def fail(state: object, file: Path) -> None:
+        file.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr(torch, "save", fail)
-        with pytest.raises(OSError, match="disk full"):
-            folder.save_checkpoint({"step": 2})
-        assert folder.load_checkpoint() == {"step": 1}
-    assert {file.name for file in tmp_path.iterdir()} <= {"config.json", "checkpoint.pt", ".lock"}
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", fail)
+        with pytest.raises(OSError, match="No space left"):
+            run_job(Job({"run": spec}), tmp_path, stop=after(2))
+    assert not list(path.glob(".*.part"))
+    assert torch.load(path / "checkpoint.pt")["step"] == 6
+    run_job(Job({"run": spec}), tmp_path)
+    assert_as_if_alone(tmp_path, Job({"run": spec}), tmp_path / "alone")
 
 
-def test_what_a_killed_process_was_writing_is_cleared_away(
-    task: Supersampling, tmp_path: Path
+def test_series_that_could_not_be_written_leave_the_last_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    spec, _ = paused(tmp_path)
+    sync = os.fsync
+
+    def fail(descriptor: int) -> None:
+        sync(descriptor)
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fail)
+        with pytest.raises(OSError, match="No space left"):
+            run_job(Job({"run": spec}), tmp_path, stop=after(2))
+    run_job(Job({"run": spec}), tmp_path)
+    assert_as_if_alone(tmp_path, Job({"run": spec}), tmp_path / "alone")
+
+
+def test_what_a_killed_process_was_writing_is_cleared_away(tmp_path: Path) -> None:
     (tmp_path / ".checkpoint.pt.123.part").write_bytes(b"half")
-    with RunFolder(tmp_path, task.describe(), RunConfig(20)):
+    with folder_of(tmp_path, tiny.spec()):
         assert not list(tmp_path.glob(".*.part"))
 
 
-def test_a_run_that_diverged_is_a_result(task: Supersampling, tmp_path: Path) -> None:
-    config = RunConfig(20, optimizer="sgd", learning_rate=1e6)
-    with RunFolder(tmp_path, task.describe(), config) as folder:
-        result = folder.save_result(train(task, config, storage=folder))
-    assert result["final_error"] is None
-    assert json.loads((tmp_path / "result.json").read_text()) == result
+def test_checkpoints_come_by_the_clock_or_when_much_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved: list[int] = []
+    save = RunFolder.save_checkpoint
+
+    def note(folder: RunFolder, state: dict[str, object], series: Series) -> None:
+        saved.append(state["step"])
+        save(folder, state, series)
+
+    monkeypatch.setattr(RunFolder, "save_checkpoint", note)
+    spec = tiny.spec()
+    for seconds, steps in ((3600.0, [12]), (0.0, list(range(1, 13)))):
+        with folder_of(tmp_path / str(seconds), spec) as folder:
+            train(spec, folder, checkpoint_seconds=seconds)
+        assert saved == steps
+        saved.clear()
+    monkeypatch.setattr("alrc.lab.engine.training.LARGEST_WAIT", 150)  # bytes
+    with folder_of(tmp_path / "much", spec) as folder:
+        train(spec, folder)
+    assert saved == [4, 8, 12]  # 40 bytes a step: 4 losses, before and after, a limit and a slope
+
+
+def test_a_finished_run_is_left_as_it_is(tmp_path: Path) -> None:
+    job = tiny.job("run")
+    result = run_job(job, tmp_path)
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.*") if p.name != ".lock"}
+    assert run_job(job, tmp_path, stop=lambda: True) == result
+    assert before == {p: p.stat().st_mtime_ns for p in before}

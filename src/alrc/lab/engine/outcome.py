@@ -123,11 +123,13 @@ def _divergence(
     means, tenth = _means(raw, steps), last_tenth(len(steps))
     broken = ~np.isfinite(means)
     if broken[-tenth:].mean() > 0.5:
-        # The last step after which it was never well again, or else the first bad one.
         well = np.flatnonzero(~broken)
-        at = well[-1] + 1 if well.size and well[-1] + 1 < len(means) else np.flatnonzero(broken)[0]
-        at = 0 if not well.size else at
-        yield int(steps[at]) + 1, f"is {_word(means[at])} from step {steps[at] + 1:,} on"
+        at = well[-1] + 1 if well.size else 0  # from here on it was never well again
+        if at < len(means):
+            yield int(steps[at]) + 1, f"is {_word(means[at])} from step {steps[at] + 1:,} on"
+        else:
+            count = f"{broken[-tenth:].sum():,} of its last {tenth:,} steps"
+            yield int(steps[broken][0]) + 1, f"is NaN or infinite in {count}"
     elif course["last_median"] > config["diverged_above"] * course["first_median"] > 0:
         yield (
             None,
@@ -142,7 +144,8 @@ def _counts(
     """How many losses there were, how many were limited, and what was kept of their sum."""
     counts = dict.fromkeys(("count", "limited", "nonfinite"), 0)
     total, kept, largest = 0.0, 0.0, -math.inf
-    for some in np.array_split(steps, math.ceil(raw.size / CHUNK)):
+    chunks = min(max(math.ceil(raw.size / CHUNK), 1), len(steps))
+    for some in np.array_split(steps, chunks):
         x, y = raw[some].astype(np.float64), limited[some].astype(np.float64)
         if y.shape != x.shape:  # limited as one loss per batch, whose mean was rounded to float32
             x, y = (z.reshape(len(z), -1).mean(axis=1) for z in (x, y))

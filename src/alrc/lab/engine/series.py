@@ -51,7 +51,8 @@ class Series:
 
     def record(self, step: int, name: str, row: Tensor | float) -> None:
         """Keeps a row, for the step counted from 0."""
-        row = row.detach() if isinstance(row, Tensor) else torch.tensor(row)
+        # A copy: it may be changed in place, as weights and the state of an arm are.
+        row = row.detach().clone() if isinstance(row, Tensor) else torch.tensor(row)
         if name not in self.files:
             self.files[name] = _File(self.folder / f"{name}.npy", tuple(row.shape))
         file = self.files[name]
