@@ -1,6 +1,7 @@
 """The experiments that show what ALRC does; needs ``pip install "alrc[lab]"``.
 
-A task (data, network, loss) and a run's configuration go in; a run (losses, limits) comes out::
+A task says what is learned, an arm what is done to losses and gradients; a study trains each with
+each, and a report compares them::
 
-    data, preprocessing, networks  ->  tasks  ->  training  ->  figures, demo  ->  commands
+    cli  ->  report, exec  ->  engine  ->  api  <-  tasks, arms
 """

@@ -102,6 +102,9 @@ class Training(Options):
     evaluate_every: Annotated[
         int | None, Ge(1), "Steps between evaluations; without it, one at the end."
     ] = None
+    checkpoint_seconds: Annotated[
+        float, Ge(0), "Seconds between checkpoints, >= 0; what comes after one is lost in a kill."
+    ] = 60.0
     device: Annotated[str, "Where to train: cpu, cuda, cuda:1."] = "cpu"
     compile: Annotated[bool, "Send the networks through torch.compile."] = False
 
@@ -243,7 +246,7 @@ class Arm(Options):
 
     is_baseline: ClassVar[bool] = False
     """Whether it is what the others are compared with."""
-    step_ok: bool = True
+    step_ok: bool | Tensor = True
     """Whether the optimizer may take its step; set by :meth:`after_backward`."""
 
     def begin(self, device: torch.device) -> None:
@@ -261,6 +264,17 @@ class Arm(Options):
         self, phase: str, parameters: Sequence[nn.Parameter], optimizer: Optimizer
     ) -> None:
         """Changes the gradients of a phase, or sets :attr:`step_ok`."""
+
+    def stacked(self, members: int) -> "Arm | None":
+        """The same arm for several runs that are trained together, to be faster than one by one.
+
+        It is asked for only where this very class defines it. Losses, limits, trained parameters
+        with their gradients, logged numbers, and :attr:`step_ok` if it is a tensor, then have a
+        first axis more, of length ``members``; what is done to one must not depend on the others.
+        It draws no random numbers, and leaves the optimizer as it is. With None, which is always
+        right, each run has an arm of its own.
+        """
+        return None
 
     def logged(self) -> Mapping[str, float | Tensor]:
         """Numbers of the last step for the report, the same names in each."""

@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor
 
-from alrc.lab.api import Ge, Gt
-from alrc.lab.arms.limiter import Limiter, LimiterArm
+from alrc.lab.api import Arm, Ge, Gt
+from alrc.lab.arms.limiter import LimiterArm
 from alrc.torch import ALRC
 
 __all__ = ["Alrc"]
@@ -30,7 +30,7 @@ class Alrc(LimiterArm):
         super().__post_init__()
         self.make(torch.device("cpu"))  # checks the options together and words the error
 
-    def make(self, device: torch.device) -> Limiter:
+    def make(self, device: torch.device, num_groups: int | None = None) -> ALRC:
         return ALRC(
             self.num_stddev,
             self.decay,
@@ -39,8 +39,31 @@ class Alrc(LimiterArm):
             num_stddev_below=self.num_stddev_below,
             warmup=self.warmup,
             center=self.center,
+            num_groups=num_groups,
             device=device,
         )
 
     def limit(self, name: str, losses: Tensor) -> Tensor:
         return super().limit(name, losses if self.per == "loss" else losses.mean())
+
+    def stacked(self, members: int) -> Arm:
+        return _Stacked(self, members)
+
+
+class _Stacked(LimiterArm):
+    """With a group for each member."""
+
+    def __init__(self, arm: Alrc, members: int) -> None:
+        self.arm, self.members = arm, members
+
+    def make(self, device: torch.device) -> ALRC:
+        return self.arm.make(device, self.members)
+
+    def limit(self, name: str, losses: Tensor) -> Tensor:
+        if self.arm.per == "batch":
+            losses = losses.flatten(1).mean(1) if losses.dim() > 1 else losses
+        group = torch.arange(self.members, device=losses.device)
+        group = group.view(-1, *[1] * (losses.dim() - 1)).expand(losses.shape)
+        limiter: ALRC = self.limiter(name)  # type: ignore[assignment]
+        limited: Tensor = limiter(losses, group=group)
+        return limited

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -26,3 +27,21 @@ class ClipGradNorm(Arm):
 
     def logged(self) -> Mapping[str, float | Tensor]:
         return self.norms
+
+    def stacked(self, members: int) -> Arm:
+        return _Stacked(self.max_norm)
+
+
+@dataclass
+class _Stacked(ClipGradNorm):
+    """With a norm for each member."""
+
+    def after_backward(
+        self, phase: str, parameters: Sequence[nn.Parameter], optimizer: Optimizer
+    ) -> None:
+        rows = [p.grad.flatten(1) for p in parameters if p.grad is not None]
+        norm = torch.stack([row.norm(dim=1) for row in rows]).norm(dim=0)
+        share = (self.max_norm / (norm + 1e-6)).clamp(max=1.0)  # as PyTorch's
+        for row in rows:
+            row.mul_(share[:, None])
+        self.norms = {f"gradient_norm.{phase}": norm}

@@ -13,3 +13,6 @@ class Off(Arm):
     """Nothing is done to losses and gradients."""
 
     is_baseline: ClassVar[bool] = True
+
+    def stacked(self, members: int) -> Arm:
+        return self

@@ -6,7 +6,7 @@ from typing import Annotated
 import torch
 from torch import Tensor, nn
 
-from alrc.lab.api import Gt
+from alrc.lab.api import Arm, Gt
 from alrc.lab.arms.limiter import Limiter, LimiterArm
 
 __all__ = ["Original", "OriginalALRC"]
@@ -21,6 +21,19 @@ class Original(LimiterArm):
     def make(self, device: torch.device) -> Limiter:
         return OriginalALRC(self.num_stddev).to(device)
 
+    def stacked(self, members: int) -> Arm:
+        return _Stacked(self.num_stddev, members)
+
+
+class _Stacked(LimiterArm):
+    """With moments for each member."""
+
+    def __init__(self, num_stddev: float, members: int) -> None:
+        self.num_stddev, self.members = num_stddev, members
+
+    def make(self, device: torch.device) -> Limiter:
+        return OriginalALRC(self.num_stddev, (self.members,)).to(device)
+
 
 class OriginalALRC(nn.Module):
     """ALRC as the repository of the paper runs it in its experiments; for comparison only.
@@ -31,9 +44,10 @@ class OriginalALRC(nn.Module):
 
     Args:
         num_stddev: Standard deviations above the mean at which losses are limited, > 0.
+        shape: Of moments and limits: one for all losses, or for each along the first axes.
 
     Shape:
-        - losses: ``(*)``, positive. The result has the same shape.
+        - losses: ``(*shape, *)``, positive. The result has the same shape.
 
     References:
         J. M. Ede and R. Beanland, "Adaptive learning rate clipping stabilizes learning",
@@ -44,21 +58,23 @@ class OriginalALRC(nn.Module):
     mu1: Tensor
     mu2: Tensor
 
-    def __init__(self, num_stddev: float) -> None:
+    def __init__(self, num_stddev: float, shape: tuple[int, ...] = ()) -> None:
         super().__init__()
         self.num_stddev = num_stddev
-        self.register_buffer("mu1", torch.tensor(10.0))
-        self.register_buffer("mu2", torch.tensor(400.0))
+        self.register_buffer("mu1", torch.full(shape, 10.0))
+        self.register_buffer("mu2", torch.full(shape, 400.0))
 
     @property
     def threshold(self) -> Tensor:
-        """The limit for the next losses; shape ``()``."""
+        """The limit for the next losses."""
         return self.mu1 + self.num_stddev * (self.mu2 - self.mu1**2 + 1e-8).sqrt()
 
     def forward(self, losses: Tensor) -> Tensor:
-        limit = self.threshold
+        shape = self.mu1.shape
+        limit = self.threshold.reshape((*shape, *[1] * (losses.dim() - len(shape))))
         clipped = torch.where(losses < limit, losses, losses / (losses / limit).detach())
         with torch.no_grad():
-            self.mu1.mul_(0.997).add_(0.001 * clipped.mean())
-            self.mu2.mul_(0.997).add_(0.001 * clipped.square().mean())
+            rows = clipped.reshape((*shape, -1))
+            self.mu1.mul_(0.997).add_(0.001 * rows.mean(-1))
+            self.mu2.mul_(0.997).add_(0.001 * rows.square().mean(-1))
         return clipped

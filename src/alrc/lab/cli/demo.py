@@ -56,6 +56,7 @@ def demo(
     from alrc.lab.engine.jobs import Job
     from alrc.lab.engine.naming import Named
     from alrc.lab.engine.spec import Spec
+    from alrc.lab.exec.stopping import StudyStopped
     from alrc.lab.exec.study import run_study
     from alrc.lab.exec.workers import Processes
     from alrc.lab.report.figures import draw_comparison, save
@@ -83,8 +84,8 @@ def demo(
             figure = draw_comparison(plain, limited, _title(specs["ALRC"]))
     except (ValueError, OSError) as refusal:
         fail(refusal, 2)
-    except KeyboardInterrupt:
-        fail("stopped; no figure was written.", 130)
+    except StudyStopped as stopped:
+        fail("stopped; no figure was written.", stopped.exit_code)
     try:
         save(figure, out)
     except OSError as failure:

@@ -1,4 +1,4 @@
-"""``alrc lab report``: what came of a study, in words, tables and figures."""
+"""``alrc lab report``: what came of a study or a run, in words, tables and figures."""
 
 from pathlib import Path
 from typing import Annotated
@@ -12,10 +12,13 @@ __all__ = ["report"]
 
 def report(
     folder: Annotated[
-        Path, typer.Argument(metavar="DIR", help="Folder of a study, with its runs in DIR/runs.")
+        Path,
+        typer.Argument(
+            metavar="DIR", help="Folder of a study, with its runs in DIR/runs, or of one run."
+        ),
     ],
 ) -> None:
-    """Write report.md, report.html, runs.csv and figures/ into DIR, from stored results alone."""
+    """Write report.html, report.md with figures/, and CSV files into DIR, from stored results."""
     from alrc.lab.report.report import write_report
 
     try:
@@ -23,4 +26,5 @@ def report(
     except (ValueError, OSError) as refusal:
         fail(refusal, 2)
     for file in files:
-        typer.echo(file)
+        if file.parent == folder:
+            typer.echo(file)

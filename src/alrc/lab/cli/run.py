@@ -98,8 +98,9 @@ def _train(named: Any, arm: str, training: dict[str, Any], seed: int, out: Path)
     from alrc.lab.engine.spec import Spec
     from alrc.lab.engine.storage import RunFolder
     from alrc.lab.engine.training import Stopped, train
+    from alrc.lab.exec.estimate import data_lines
     from alrc.lab.exec.progress import show_progress
-    from alrc.lab.exec.stopping import stopping
+    from alrc.lab.exec.stopping import Signals
 
     torch.set_num_threads(1)  # as many threads, as many ways to add up
     console = Console(stderr=True)
@@ -107,20 +108,19 @@ def _train(named: Any, arm: str, training: dict[str, Any], seed: int, out: Path)
         how = Training(**training)
         spec = Spec(named, Named.parse("arm", arm, Path.cwd()), how, seed)
         check_device(how.device)
-        facts = ", ".join(f"{n} {v}" for n, v in spec.config["task_facts"].items())
-        console.print(f"{spec.config['task']}: {facts or 'data of its own'}", highlight=False)
         with (
-            stopping() as asked,
+            Signals() as signals,
             RunFolder(out, spec.config) as folder,
             show_progress(how.steps, spec.config["arm"], console) as show,
         ):
-            result = train(spec, folder, show, asked)
+            for line in data_lines([spec]):
+                console.print(line, soft_wrap=True, markup=False, highlight=False)
+            result = train(spec, folder, show, stop=lambda: signals.first is not None)
     except (ValueError, OSError) as refusal:
         fail(refusal, 2)
     except Stopped:
-        fail(f"stopped with a checkpoint in {out}; the same command goes on from it.", 130)
-    except KeyboardInterrupt:
-        fail("stopped at once; the same command goes on from the last checkpoint.", 130)
+        code = 128 + (signals.first or 0)
+        fail(f"stopped with a checkpoint in {out}; the same command goes on from it.", code)
     for name, value in result["metrics"].items():
         typer.echo(f"{name}: {'not finite' if value is None else f'{value:g}'}")
     for name, loss in result["losses"].items():

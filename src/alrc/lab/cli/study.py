@@ -10,7 +10,7 @@ from alrc.lab.cli.options import check_device, fail
 from alrc.lab.cli.report import report
 
 if TYPE_CHECKING:
-    from alrc.lab.exec.workers import Workers
+    from alrc.lab.exec.messages import Workers
 
 __all__ = ["PRESETS", "study"]
 
@@ -72,7 +72,8 @@ def study(
     from rich.console import Console
 
     from alrc.lab.engine.grid import Grid
-    from alrc.lab.engine.jobs import Job
+    from alrc.lab.engine.jobs import plan
+    from alrc.lab.exec.stopping import StudyStopped
     from alrc.lab.exec.study import run_study
 
     try:
@@ -81,12 +82,12 @@ def study(
         grid = Grid.read(file, _changes(changes or [], device))
         specs = grid.named_specs(path.name for path in out.glob("runs/*"))
         where = _workers(next(iter(specs.values())).training.device, workers, ray)
-        jobs = [Job({name: spec}) for name, spec in specs.items()]
+        jobs = plan(specs, grid.ensembles)
         failed = run_study(jobs, out, where, Console(stderr=True), retry, grid.record())
     except (ValueError, OSError) as refusal:
         fail(refusal, 2)
-    except KeyboardInterrupt:
-        fail("stopped; the same command goes on from the last checkpoints.", 130)
+    except StudyStopped as stopped:
+        fail(stopped, stopped.exit_code)
     for name, log in failed.items():
         typer.echo(f"{name}: {log}", err=True)
     if len(failed) < len(specs):
@@ -134,8 +135,8 @@ def _workers(device: str, count: int | None, ray: str | None) -> "Workers":
     if ray is not None:
         from alrc.lab.exec.cluster import RayWorkers
 
-        return RayWorkers(ray, count, device)
-    return Processes(count or _places(device), device)
+        return RayWorkers(ray, count)
+    return Processes(count or _places(device))
 
 
 def _places(device: str) -> int:

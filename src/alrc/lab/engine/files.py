@@ -2,12 +2,21 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Damaged", "read_json", "sync_folder", "write_json", "written_whole"]
+__all__ = [
+    "Damaged",
+    "read_json",
+    "sync_all",
+    "sync_folder",
+    "write_json",
+    "written_together",
+    "written_whole",
+]
 
 
 class Damaged(ValueError):
@@ -17,6 +26,41 @@ class Damaged(ValueError):
     """
 
     folder: Path | None = None
+
+
+# Files that are written, and the names that they are to have, within written_together.
+_waiting: ContextVar[dict[Path, Path] | None] = ContextVar("waiting", default=None)
+
+
+@contextmanager
+def written_together() -> Iterator[None]:
+    """Lets all files that :func:`written_whole` writes within it appear at its end, or none.
+
+    The disk is waited for once for all of them, not twice for each, which takes milliseconds.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "result.txt"
+        >>> with written_together():
+        ...     with written_whole(path) as part:
+        ...         _ = part.write_text("42")
+        ...     path.exists()
+        False
+        >>> path.read_text()
+        '42'
+    """
+    waiting: dict[Path, Path] = {}
+    token = _waiting.set(waiting)
+    try:
+        yield
+        sync_all(waiting)
+        for part, path in waiting.items():
+            os.replace(part, path)
+        sync_all({path.parent for path in waiting.values()})
+    finally:
+        _waiting.reset(token)
+        for part in waiting:
+            part.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -34,14 +78,19 @@ def written_whole(path: Path) -> Iterator[Path]:
         '42'
     """
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    waiting = _waiting.get()
     try:
         yield part
+        if waiting is not None:
+            waiting[part] = path
+            return
         with part.open("rb+") as stream:
             os.fsync(stream.fileno())
         os.replace(part, path)
         sync_folder(path.parent)
     finally:
-        part.unlink(missing_ok=True)
+        if waiting is None or part not in waiting:
+            part.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:
@@ -52,6 +101,17 @@ def sync_folder(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def sync_all(files: Iterable[Path]) -> None:
+    """Brings many files and folders to the disk, at once where the system can."""
+    if hasattr(os, "sync"):
+        os.sync()
+        return
+    for file in files:
+        if not file.is_dir():
+            with file.open("rb+") as stream:
+                os.fsync(stream.fileno())
 
 
 def write_json(file: Path, value: Any) -> None:

@@ -8,11 +8,16 @@ from typing import Any
 
 import numpy as np
 
+from alrc.lab.engine.batched import setting_of, why_alone
+from alrc.lab.engine.ensemble import train_together
+from alrc.lab.engine.files import written_together
 from alrc.lab.engine.spec import Spec
 from alrc.lab.engine.storage import RunFolder
-from alrc.lab.engine.training import CHECKPOINT_SECONDS, Progress, train
+from alrc.lab.engine.training import Progress, train
 
-__all__ = ["Job", "run_job"]
+__all__ = ["MOST_TOGETHER", "Job", "plan", "run_job"]
+
+MOST_TOGETHER = 256  # runs in one job: a step costs about the same for 50 as for 200 small networks
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,12 +48,47 @@ class Job:
         return sum(s.training.steps * s.training.batch_size for s in self.specs.values())
 
 
+def plan(specs: Mapping[str, Spec], ensembles: bool = True, most: int = MOST_TOGETHER) -> list[Job]:
+    """What workers are given: runs one by one, or together where their task allows it.
+
+    Which runs are trained together follows from the runs alone: give all of a study, finished or
+    not, and leave out the jobs that are finished as a whole. Runs with the same seed, which are
+    compared with each other, stay together where ``most`` allows it.
+
+    Args:
+        specs: The runs, by name.
+        ensembles: Whether runs may be trained together.
+        most: How many at most.
+    """
+    jobs: list[Job] = []
+    settings: dict[str, list[str]] = {}
+    for name, spec in specs.items():
+        if ensembles and why_alone(spec) is None:
+            settings.setdefault(setting_of(spec), []).append(name)
+        else:
+            jobs.append(Job({name: spec}))
+    for names in settings.values():
+        seeds: dict[int, list[str]] = {}
+        for name in names:
+            seeds.setdefault(specs[name].seed, []).append(name)
+        some: list[str] = []
+        for seed in sorted(seeds):
+            if some and len(some) + len(seeds[seed]) > most:
+                jobs.append(Job({name: specs[name] for name in some}))
+                some = []
+            some += seeds[seed]
+            while len(some) > most:
+                jobs.append(Job({name: specs[name] for name in some[:most]}))
+                some = some[most:]
+        jobs.append(Job({name: specs[name] for name in some}))
+    return jobs
+
+
 def run_job(
     job: Job,
     runs: Path,
     report: Callable[[Progress], None] | None = None,
     stop: Callable[[], bool] | None = None,
-    checkpoint_seconds: float = CHECKPOINT_SECONDS,
 ) -> dict[str, dict[str, Any]]:
     """Trains the runs of a job in their folders ``runs/NAME``, from their last checkpoint.
 
@@ -63,9 +103,12 @@ def run_job(
     with ExitStack() as stack:
         # A run that diverges is a result like any other.
         stack.enter_context(np.errstate(over="ignore", invalid="ignore"))
-        folders = {
-            name: stack.enter_context(RunFolder(runs / name, spec.config))
-            for name, spec in job.specs.items()
-        }
+        with written_together():
+            folders = {
+                name: stack.enter_context(RunFolder(runs / name, spec.config))
+                for name, spec in job.specs.items()
+            }
+        if len(job.specs) > 1:
+            return train_together(job.specs, folders, report, stop)
         ((name, spec),) = job.specs.items()
-        return {name: train(spec, folders[name], report, stop, checkpoint_seconds)}
+        return {name: train(spec, folders[name], report, stop)}

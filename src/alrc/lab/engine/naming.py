@@ -167,6 +167,7 @@ def installed(kind: Kind) -> list[str]:
     return sorted(_entries(kind))
 
 
+@cache  # to look through all that is installed takes milliseconds
 def _installed(kind: Kind, name: str) -> Any:
     if name not in _entries(kind):
         raise ValueError(

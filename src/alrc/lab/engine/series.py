@@ -70,10 +70,19 @@ class Series:
         file.waiting.append(row)
         self.size += 4 * row.numel()
 
+    def write(self, name: str, rows: NDArray[np.float32]) -> None:
+        """Stores a whole series; :func:`alrc.lab.engine.files.sync_all` brings it to the disk."""
+        file = self.files[name] = _File(self.folder / f"{name}.npy", rows.shape[1:])
+        file.append(rows, flushed=False)
+
     def latest(self, name: str, count: int) -> float:
         """The mean of the last rows of those that are still in memory; NaN without any."""
-        rows = self.files[name].waiting[-count:] if name in self.files else []
+        rows = self.recent(name, count)
         return float(torch.stack(rows).mean()) if rows else float("nan")
+
+    def recent(self, name: str, count: int) -> list[Tensor]:
+        """The last rows of those that are still in memory."""
+        return self.files[name].waiting[-count:] if name in self.files else []
 
     def commit(self, steps: int) -> Manifest:
         """Brings all rows of so many steps to the disk, and says what is there."""
@@ -129,17 +138,21 @@ class _File:
         if not self.waiting:
             return
         rows = torch.stack([row.to("cpu", torch.float32) for row in self.waiting])
-        content = rows.numpy().astype("<f4", copy=False).tobytes()
+        self.append(rows.numpy(), flushed=True)
+        self.waiting = []
+
+    def append(self, rows: NDArray[np.float32], flushed: bool) -> None:
+        content = rows.astype("<f4", copy=False).tobytes()
         with self.path.open("rb+" if self.rows else "wb+") as stream:
             if not self.rows:
                 self._write_header(stream)
             stream.seek(0, os.SEEK_END)
             stream.write(content)
-            self.rows, self.crc = self.rows + len(self.waiting), zlib.crc32(content, self.crc)
-            self.waiting = []
+            self.rows, self.crc = self.rows + len(rows), zlib.crc32(content, self.crc)
             self._write_header(stream)
-            stream.flush()
-            os.fsync(stream.fileno())
+            if flushed:
+                stream.flush()
+                os.fsync(stream.fileno())
 
     def _write_header(self, stream: BinaryIO) -> None:
         """NumPy leaves room in it for a first axis of any length, so that its size stays."""

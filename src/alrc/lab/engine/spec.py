@@ -14,7 +14,8 @@ from alrc.lab.engine.naming import Named
 __all__ = ["FORMAT", "Spec", "task_of"]
 
 FORMAT = 2  # of config.json and result.json
-NOT_FIXING = ("evaluate_every",)  # changes nothing in training, and may be another when it goes on
+# These change nothing in training, and may be others when it goes on.
+NOT_FIXING = ("evaluate_every", "checkpoint_seconds")
 
 
 @dataclass(frozen=True)

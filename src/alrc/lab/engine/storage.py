@@ -57,7 +57,7 @@ class RunFolder:
                 "run. Wait for it, or pass another folder."
             ) from None
         try:
-            for leftover in self.path.glob(".*.part"):  # of a process killed while it wrote
+            for leftover in self.path.rglob(".*.part"):  # of a process killed while it wrote
                 leftover.unlink()
             if not self.check():
                 write_json(self.path / "config.json", self.config)

@@ -2,22 +2,22 @@
 
 import math
 import time
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from alrc.lab.api import Networks, Outcome
+from alrc.lab.api import Networks, Outcome, Task, Training
 from alrc.lab.engine.outcome import evaluate, save_evaluations, save_pictures, summarise
 from alrc.lab.engine.series import Series
 from alrc.lab.engine.spec import FORMAT, Spec, task_of
 from alrc.lab.engine.storage import RunFolder
 
-__all__ = ["CHECKPOINT_SECONDS", "Progress", "Stopped", "Trainer", "train"]
+__all__ = ["Progress", "Stopped", "Trainer", "train"]
 
-CHECKPOINT_SECONDS = 60.0
 REPORT_SECONDS = 0.1  # a mean loss costs more than a small step, and on a GPU waits for it
 LARGEST_WAIT = 2**26  # bytes of series that may wait in memory for the next checkpoint
 
@@ -33,6 +33,37 @@ class Progress(NamedTuple):
     loss: float  # mean of the first loss over the last hundredth of the run
 
 
+@dataclass(frozen=True)
+class Trained:
+    """A run at its end, its series on the disk."""
+
+    task: Task
+    networks: Networks
+    series: Series
+    step: int
+    seconds: float
+
+
+class Trains(Protocol):
+    """What :func:`go_on` trains: a run, or several together."""
+
+    training: Training
+    series: Series
+    step: int
+
+    def batches(self) -> Iterator[Any]: ...
+
+    def advance(self, batch: Any, /) -> None: ...
+
+    def evaluate(self) -> list[Any]: ...
+
+    def latest(self, count: int, /) -> float: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: Mapping[str, Any], /) -> None: ...
+
+
 class Trainer:
     """All that changes in a run: networks, optimizers, schedules, the arm, random state, series.
 
@@ -43,7 +74,7 @@ class Trainer:
 
     def __init__(self, spec: Spec, series: Series) -> None:
         self.task, self.training, self.series = task_of(spec.task), spec.training, series
-        self.arm = spec.make_arm()
+        self.arm, self.seed = spec.make_arm(), spec.seed
         self.device = torch.device(self.training.device)
         self.networks = {n: x.to(self.device) for n, x in self.task.build(spec.seed).items()}
         self.forward: Networks = self.networks
@@ -80,7 +111,7 @@ class Trainer:
         for name, losses in outcome.losses.items():
             record(f"{name}.raw", losses)
             if (limit := arm.threshold(name)) is not None:
-                record(f"{name}.limit", limit)
+                record(f"{name}.limit", limit.clone())  # the arm may move it in place
             limited[name] = arm.limit(name, losses)  # the one line
             if self.limits_losses:
                 record(f"{name}.limited", limited[name])
@@ -99,6 +130,18 @@ class Trainer:
 
     def _record(self, name: str, row: Tensor | float) -> None:
         self.series.record(self.step, name, row)
+
+    def batches(self) -> Iterator[Any]:
+        """Those of the steps to come."""
+        return self.task.batches(self.seed, self.training.batch_size, self.step)
+
+    def evaluate(self) -> list[float]:
+        """The metrics in their order."""
+        return evaluate(self.task, self.networks)
+
+    def latest(self, count: int) -> float:
+        """The mean of the first loss over so many steps."""
+        return self.series.latest(self.first_loss, count)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that a continued run needs."""
@@ -136,7 +179,6 @@ def train(
     folder: RunFolder,
     report: Callable[[Progress], None] | None = None,
     stop: Callable[[], bool] | None = None,
-    checkpoint_seconds: float = CHECKPOINT_SECONDS,
 ) -> dict[str, Any]:
     """Trains a run in its folder to the end, from its last checkpoint if there is one.
 
@@ -148,7 +190,6 @@ def train(
         folder: Where it is kept.
         report: Called after the first and the last step, and ten times a second.
         stop: Asked after every step whether to stop now.
-        checkpoint_seconds: Seconds between checkpoints, >= 0.
 
     Returns:
         What result.json holds.
@@ -161,54 +202,79 @@ def train(
         return result
     state, series = folder.load_checkpoint()
     trainer = Trainer(spec, series)
+    evaluations = go_on(trainer, folder, state, report, stop)
+    trained = Trained(trainer.task, trainer.networks, series, trainer.step, trainer.seconds)
+    return finish(spec, folder, trained, evaluations)
+
+
+def go_on(
+    trainer: "Trains",
+    folder: RunFolder,
+    state: Mapping[str, Any] | None,
+    report: Callable[[Progress], None] | None,
+    stop: Callable[[], bool] | None,
+) -> list[Any]:
+    """Trains to the end, from a state if there is one, with checkpoints in a folder.
+
+    Returns:
+        A row for each evaluation: the step, and what came of it.
+    """
     if state is not None:
         trainer.load_state_dict(state)
-    steps, every = spec.training.steps, spec.training.evaluate_every or spec.training.steps
+    steps, every = trainer.training.steps, trainer.training.evaluate_every or trainer.training.steps
     window = max(steps // 100, 1)
-    evaluations: list[list[float]] = [] if state is None else state["evaluations"]
-    batches = trainer.task.batches(spec.seed, spec.training.batch_size, trainer.step)
+    evaluations: list[Any] = [] if state is None else state["evaluations"]
+    batches = trainer.batches()
     saved, reported = time.monotonic(), -math.inf
 
     def save() -> None:
         nonlocal saved
-        folder.save_checkpoint({**trainer.state_dict(), "evaluations": evaluations}, series)
+        folder.save_checkpoint({**trainer.state_dict(), "evaluations": evaluations}, trainer.series)
         saved = time.monotonic()
 
     while trainer.step < steps:
         trainer.advance(next(batches))
         if trainer.step % every == 0 or trainer.step == steps:
-            evaluations.append([trainer.step, *evaluate(trainer.task, trainer.networks)])
+            evaluations.append([trainer.step, *trainer.evaluate()])
         is_due = time.monotonic() - reported >= REPORT_SECONDS or trainer.step == steps
         if report is not None and is_due:
             reported = time.monotonic()
-            report(Progress(trainer.step, series.latest(trainer.first_loss, window)))
+            report(Progress(trainer.step, trainer.latest(window)))
         if trainer.step == steps:
             break
         if stop is not None and stop():
             save()
             raise Stopped
-        if time.monotonic() - saved >= checkpoint_seconds or series.size > LARGEST_WAIT:
+        is_late = time.monotonic() - saved >= trainer.training.checkpoint_seconds
+        if is_late or trainer.series.size > LARGEST_WAIT:
             save()
     save()
-    return finish(spec, folder, trainer, evaluations)
+    return evaluations
 
 
 def finish(
-    spec: Spec, folder: RunFolder, trainer: Trainer, evaluations: list[list[float]]
+    spec: Spec, folder: RunFolder, run: Trained, evaluations: list[list[float]], **more: Any
 ) -> dict[str, Any]:
-    """Writes what came of a run whose last checkpoint is on the disk, and returns it."""
+    """Writes what came of a run whose last checkpoint is on the disk, and returns it.
+
+    Args:
+        spec, folder, run: What was trained, where it is kept, and what it has become.
+        evaluations: Step and metrics, of each.
+        more: What else result.json is to say.
+    """
     save_evaluations(folder.path, evaluations)
-    names = [metric.name for metric in trainer.task.metrics]
+    names = [metric.name for metric in run.task.metrics]
     metrics = dict(zip(names, evaluations[-1][1:], strict=True))
-    manifest = trainer.series.manifest
+    manifest = run.series.manifest
     result = {
         "format": FORMAT,
-        "steps": trainer.step,
-        "seconds": trainer.seconds,
+        "steps": run.step,
+        "seconds": run.seconds,
         "metrics": {n: x if math.isfinite(x) else None for n, x in metrics.items()},
         **summarise(folder.path, spec.config, manifest, metrics),
-        "pictures": save_pictures(trainer.task, trainer.networks, folder.path),
+        "pictures": save_pictures(run.task, run.networks, folder.path),
         "series": manifest,
+        **more,
     }
     folder.save_result(result)
     return result

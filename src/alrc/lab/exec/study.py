@@ -47,6 +47,7 @@ def run_study(
         console: Where to show progress: live on a terminal, else a line for each run that ends.
         retry: Whether runs that failed earlier are run again. The folder of one that can't be read
             is moved to ``damaged/NAME``, and the run is trained anew.
+        record: What study.json is to hold, for the report.
         record: What was asked for, as plain values; kept in study.json.
 
     Returns:

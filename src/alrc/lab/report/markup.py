@@ -1,63 +1,166 @@
-"""Pieces of Markdown, and a page of HTML that is made from it."""
+"""What a report is made of, whether it becomes Markdown or HTML.
 
-import base64
-import html
-from collections.abc import Iterable
-from pathlib import Path
-
-from markdown_it import MarkdownIt
-
-__all__ = ["bullets", "code", "page", "plural", "sentence", "table"]
-
-STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 80rem; margin: 2rem auto;
-  padding: 0 1rem; }
-p, li { max-width: 48rem; }
-p:has(img) { max-width: none; }
-h1, h2, h3 { line-height: 1.2; margin: 2rem 0 0.5rem; }
-h2 { border-bottom: 1px solid #bbb; padding-bottom: 0.3rem; }
-table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums;
-  font-size: 0.9rem; }
-th, td { padding: 0.3rem 0.8rem; border-bottom: 1px solid #ddd; text-align: left; }
-thead th { border-bottom: 2px solid #222; vertical-align: bottom; }
-img { max-width: 100%; height: auto; }
-code { background: #f3f3f3; padding: 0.1rem 0.3rem; overflow-wrap: anywhere; }
+Words are Markdown of one line; what comes from names goes through :func:`code` or :func:`text`, so
+that it is never markup.
 """
 
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 
-def table(header: list[str], rows: Iterable[list[str]], text: tuple[int, ...] = (0,)) -> str:
-    """A table; the columns ``text`` are aligned as text and all others as numbers."""
-    rule = [":--" if column in text else "--:" for column in range(len(header))]
-    return "\n".join(f"| {' | '.join(row)} |" for row in (header, rule, *rows))
+__all__ = [
+    "Block",
+    "Bullets",
+    "Cell",
+    "Gallery",
+    "Heading",
+    "Image",
+    "Paragraph",
+    "Table",
+    "code",
+    "markdown",
+    "plural",
+    "sentence",
+    "text",
+]
 
 
-def bullets(items: Iterable[str]) -> str:
-    return "\n".join(f"- {item}" for item in items)
+@dataclass(frozen=True)
+class Heading:
+    """Of a section, level 2, or of a part of one, level 3."""
+
+    words: str
+    level: int = 2
+
+
+@dataclass(frozen=True)
+class Paragraph:
+    """Words; ``lead`` ones are large."""
+
+    words: str
+    lead: bool = False
+
+
+@dataclass(frozen=True)
+class Bullets:
+    """A list, each of its items words."""
+
+    items: Sequence[str]
+    lead: bool = False
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Of a table.
+
+    Attributes:
+        words: What it says.
+        key: What it is sorted by, if not by what it says.
+        kind: Its colour: better, worse, unclear, identical, diverged, or none.
+    """
+
+    words: str
+    key: float | None = None
+    kind: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table.
+
+    Attributes:
+        caption: What it holds, in a few words; plain text.
+        header: Words of each column.
+        rows: A cell or words for each column.
+        textual: Columns that are aligned as text, all others as numbers.
+    """
+
+    caption: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[Cell | str]]
+    textual: Sequence[int] = (0,)
+
+
+@dataclass(frozen=True)
+class Image:
+    """A figure of ours, or a picture that a task made.
+
+    Attributes:
+        source: Path from the study's folder.
+        alt: What it shows, as a sentence; plain text.
+        png: Its content.
+        svg: The same to be put into a page, where it takes the page's colours.
+        caption: Words beneath it, if any.
+    """
+
+    source: str
+    alt: str
+    png: bytes = field(repr=False)
+    svg: str = field(default="", repr=False)
+    caption: str = ""
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Images side by side, as many as there is room for."""
+
+    images: Sequence[Image]
+
+
+Block = Heading | Paragraph | Bullets | Table | Gallery
 
 
 def code(value: object) -> str:
-    return f"`` {value} ``" if "`" in str(value) else f"`{value}`"
+    """A name or a value, as it is."""
+    words = " ".join(str(value).split()) or " "
+    fence = "`" * (max(map(len, re.findall("`+", words)), default=0) + 1)
+    pad = " " if "`" in words else ""
+    return f"{fence}{pad}{words}{pad}{fence}"
+
+
+def text(value: object) -> str:
+    """A name within a sentence, none of whose letters is markup."""
+    return re.sub(r"([\\`*_\[\]<>&#~!])", r"\\\1", " ".join(str(value).split()))
 
 
 def plural(count: int, noun: str) -> str:
     return f"{count:,} {noun}" + "s" * (count != 1)
 
 
-def sentence(text: str) -> str:
-    """The text with a capital first letter, its other letters as they are."""
-    return text[:1].upper() + text[1:]
+def sentence(words: str) -> str:
+    """The words with a capital first letter, its other letters as they are."""
+    return words[:1].upper() + words[1:]
 
 
-def page(title: str, markdown: str, folder: Path) -> str:
-    """HTML that needs no other file: the images of ``folder`` are inside."""
-    converter = MarkdownIt("commonmark", {"html": False}).enable("table")
-    tokens = converter.parse(markdown)
-    for image in (c for t in tokens for c in t.children or [] if c.type == "image"):
-        content = base64.b64encode((folder / str(image.attrs["src"])).read_bytes()).decode()
-        image.attrs["src"] = f"data:image/png;base64,{content}"
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width">\n'
-        f"<title>{html.escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
-        f"{converter.renderer.render(tokens, converter.options, {})}</body>\n</html>\n"
+def markdown(title: str, blocks: Iterable[Block]) -> str:
+    """The report as a Markdown file, with its figures as files."""
+    return "\n\n".join([f"# {title}", *map(_markdown, blocks)]) + "\n"
+
+
+def _markdown(block: Block) -> str:
+    match block:
+        case Heading():
+            return f"{'#' * block.level} {block.words}"
+        case Paragraph():
+            return block.words
+        case Bullets():
+            return "\n".join(f"- {item}" for item in block.items)
+        case Table():
+            columns = range(len(block.header))
+            rule = [":--" if column in block.textual else "--:" for column in columns]
+            rows = ([_cell(cell) for cell in row] for row in (block.header, rule, *block.rows))
+            return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+        case Gallery():
+            return "\n".join(map(_image, block.images))
+
+
+def _cell(cell: Cell | str) -> str:
+    return (cell.words if isinstance(cell, Cell) else cell).replace("|", r"\|")
+
+
+def _image(image: Image) -> str:
+    source = re.sub(
+        r"[^\w./=-]", lambda m: "".join(f"%{b:02X}" for b in m[0].encode()), image.source
     )
+    caption = f"\n{image.caption}\n" if image.caption else ""
+    return f"![{text(image.alt)}]({source}){caption}"

@@ -1,135 +1,140 @@
-"""The finished runs of a study, read from its folder and sorted into comparisons."""
+"""The finished runs of a study, sorted into settings and arms."""
 
-import dataclasses
-import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from alrc.lab.engine.training import Run, RunConfig
+from alrc.lab.api import Metric
+from alrc.lab.engine.naming import parse_value
+from alrc.lab.engine.series import read_series
 
-__all__ = ["Arm", "FinishedRun", "Setting", "Study", "common", "read_study"]
-
-OURS = {field.name for field in dataclasses.fields(RunConfig)}
+__all__ = ["Run", "Setting", "Study", "natural"]
 
 
 class Setting(NamedTuple):
     """What runs have in common that are compared; a table has a row for each."""
 
-    power: int
-    optimizer: str
-    learning_rate: float
-    batch_size: int
-
-    @property
-    def error(self) -> str:
-        return {2: "squared error", 4: "quartic error"}.get(
-            self.power, f"error of power {self.power}"
-        )
-
-    @property
-    def rate(self) -> str:
-        return f"{'SGD' if self.optimizer == 'sgd' else 'Adam'} at {self.learning_rate:g}"
-
-    def __str__(self) -> str:
-        return f"{self.error}, batch size {self.batch_size}, {self.rate}"
-
-
-class Arm(NamedTuple):
-    """What is done to the losses; runs that are compared differ in nothing else."""
-
-    num_stddev: float | None
-    original: bool
-    num_stddev_below: float | None
-    mu1_start: float | None
-    mu2_start: float | None
-
-    @property
-    def order(self) -> tuple[Any, ...]:
-        """Plain training first and the original form last, narrow limits before wide ones."""
-        return self.original, *((x is not None, x or 0) for x in self)
-
-    @property
-    def name(self) -> str:
-        if self.num_stddev is None:
-            return "off"
-        parts = [f"n = {self.num_stddev:g}"]
-        if self.num_stddev_below is not None:
-            parts.append(f"{self.num_stddev_below:g} below")
-        return ", ".join([*parts, *["original form"] * self.original])
-
-    @property
-    def starts(self) -> str:
-        if self.num_stddev is None or self.original:
-            return ""
-        if self.mu1_start is None or self.mu2_start is None:
-            return "automatic start"
-        return f"starts {self.mu1_start:g} and {self.mu2_start:g}"
+    task: str
+    training: tuple[tuple[str, Any], ...]
 
 
 @dataclass(frozen=True, eq=False)
-class FinishedRun:
+class Run:
     """A run with a result.
 
     Attributes:
-        name: Of its folder.
-        stored: Its config.json.
-        run: Its arrays, which stay on disk until they are needed.
+        folder: Where it is.
+        config: Its config.json.
+        result: Its result.json.
+        read: Opens a series, given the two and its name.
     """
 
-    name: str
-    stored: Mapping[str, Any]
-    run: Run
+    folder: Path
+    config: Mapping[str, Any]
+    result: Mapping[str, Any]
+    read: Callable[[Path, Mapping[str, Any], str], NDArray[np.float32]] = read_series
+    kept: dict[Any, Any] = field(default_factory=dict)  # what was computed from its series
 
     @property
-    def setting(self) -> Setting:
-        return Setting(*(self.stored[name] for name in Setting._fields))
+    def name(self) -> str:
+        return self.folder.name
 
     @property
-    def arm(self) -> Arm:
-        return Arm(*(getattr(self.run.config, name) for name in Arm._fields))
+    def arm(self) -> str:
+        return str(self.config["arm"])
 
     @property
     def seed(self) -> int:
-        return self.run.config.seed
+        return int(self.config["seed"])
 
     @property
-    def window(self) -> int:
-        """Steps at the end that are averaged: a twentieth, at most the paper's 5,000."""
-        return max(min(self.run.config.iterations // 20, 5000), 1)
+    def is_baseline(self) -> bool:
+        return bool(self.config["is_baseline"])
 
     @cached_property
-    def training_error(self) -> float:
-        """Mean of the last training errors; they are the losses before they are limited."""
-        return float(self.run.losses[-self.window :].mean(dtype=np.float64))
+    def setting(self) -> Setting:
+        return Setting(self.config["task"], tuple(self.config["training"].items()))
 
     @cached_property
-    def held_out_error(self) -> float:
-        return float(self.run.held_out[-1])
+    def metrics(self) -> list[Metric]:
+        """The first is the primary one."""
+        return [Metric(**metric) for metric in self.config["metrics"]]
 
     @property
-    def diverged(self) -> bool:
-        """Whether an error that the run ended with is NaN or infinite."""
-        return not np.isfinite([self.training_error, self.held_out_error]).all()
+    def losses(self) -> Mapping[str, Mapping[str, Any]]:
+        """Numbers about each loss."""
+        losses: Mapping[str, Mapping[str, Any]] = self.result["losses"]
+        return losses
+
+    @property
+    def diverged(self) -> str | None:
+        """How, in words."""
+        words: str | None = self.result["diverged"]
+        return words
+
+    @property
+    def steps(self) -> int:
+        return int(self.result["steps"])
+
+    @property
+    def limited(self) -> int:
+        """How many losses were limited."""
+        return sum(loss["limited"] for loss in self.losses.values())
+
+    @property
+    def fingerprint(self) -> tuple[tuple[str, str], ...]:
+        """Equal in runs that are bit-identical."""
+        series = self.result["series"]
+        return tuple(sorted((n, s["crc32"]) for n, s in series.items() if n.endswith(".raw")))
+
+    def metric(self, name: str) -> float:
+        return _number(self.result["metrics"].get(name))
+
+    def training_loss(self, name: str) -> float:
+        """Mean over the last tenth of the steps, before limiting."""
+        return _number(self.losses.get(name, {}).get("training_loss"))
+
+    def has(self, name: str) -> bool:
+        return name in self.result["series"]
+
+    def series(self, name: str) -> NDArray[np.float32]:
+        """A series, memory-mapped; verified when it is opened first."""
+        if name not in self.kept:
+            self.kept[name] = self.read(self.folder, self.result, name)
+        array: NDArray[np.float32] = self.kept[name]
+        return array
 
     @cached_property
-    def num_clipped(self) -> int:
-        return int(self.run.clipped.sum())
+    def evaluations(self) -> NDArray[np.float64]:
+        """A row for each evaluation: the step, then the metrics."""
+        path = self.folder / "evaluation.npy"
+        if not path.exists():  # it adds nothing to the metrics at the end
+            values = [self.metric(metric.name) for metric in self.metrics]
+            return np.array([[self.steps, *values]])
+        try:
+            rows = np.load(path)
+            shape = (len(rows), 1 + len(self.metrics))
+            if rows.shape != shape or rows.dtype != np.float64 or not len(rows):
+                raise ValueError(f"it has {rows.dtype} of shape {rows.shape}")
+        except (ValueError, EOFError, TypeError) as fault:
+            raise ValueError(
+                f"{path} must hold a row of {1 + len(self.metrics)} float64 numbers for each "
+                f"evaluation; {fault}. Remove result.json and finish the run again, or remove the "
+                "folder."
+            ) from None
+        evaluations: NDArray[np.float64] = rows
+        return evaluations
 
-    @cached_property
-    def largest_loss(self) -> float:
-        """Largest finite loss before it is limited; 0 without any."""
-        losses = self.run.losses
-        return float(losses.max(where=np.isfinite(losses), initial=0))
 
-    @cached_property
-    def num_nonfinite(self) -> int:
-        return int((~np.isfinite(self.run.losses)).sum())
+def _number(value: Any) -> float:
+    """null stands for NaN and infinity."""
+    return float("nan") if value is None else float(value)
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,117 +146,117 @@ class Study:
         runs: Those with a result, at least one; by setting, arm and seed.
         failed: Names of those that left a log.txt instead.
         unfinished: Names of those that have neither.
+        single: Whether it is a lone run's folder.
+        declared: The primary comparison that the study declares.
     """
 
     folder: Path
-    runs: list[FinishedRun]
-    failed: list[str]
-    unfinished: list[str]
+    runs: list[Run]
+    failed: list[str] = field(default_factory=list)
+    unfinished: list[str] = field(default_factory=list)
+    single: bool = False
+    declared: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def total(self) -> int:
         return len(self.runs) + len(self.failed) + len(self.unfinished)
 
-    @property
-    def settings(self) -> list[Setting]:
-        return list(dict.fromkeys(run.setting for run in self.runs))
-
-    @property
-    def arms(self) -> list[Arm]:
-        return sorted({run.arm for run in self.runs}, key=lambda arm: arm.order)
+    @cached_property
+    def designs(self) -> dict[tuple[Setting, str], list[Run]]:
+        """The runs of each setting and arm, by seed."""
+        designs: dict[tuple[Setting, str], list[Run]] = {}
+        for run in self.runs:
+            designs.setdefault((run.setting, run.arm), []).append(run)
+        return designs
 
     @cached_property
-    def labels(self) -> dict[Arm, str]:
-        """A name for each arm, with its starts where there are several of that name."""
-        names = [arm.name for arm in self.arms]
+    def settings(self) -> list[Setting]:
+        return list(dict.fromkeys(setting for setting, _ in self.designs))
+
+    @cached_property
+    def arms(self) -> list[str]:
+        """Baselines first, the declared primary one next."""
+        arms = {run.arm: run.is_baseline for run in self.runs}
+        declared = {arm for _, arm in self.primary}
+        return sorted(arms, key=lambda arm: (not arms[arm], arm not in declared, natural(arm)))
+
+    @cached_property
+    def labels(self) -> dict[Setting, str]:
+        """The task, and of training what is not the same in all settings."""
+        settings = [dict(setting.training) for setting in self.settings]
+        names = dict.fromkeys(name for training in settings for name in training)
+        varying = [n for n in names if any(s.get(n) != settings[0].get(n) for s in settings)]
         return {
-            arm: arm.name if names.count(arm.name) == 1 else f"{arm.name}, {arm.starts}"
-            for arm in self.arms
+            setting: ", ".join(
+                [setting.task, *(f"{n}={dict(setting.training).get(n)}" for n in varying)]
+            )
+            for setting in self.settings
         }
 
-    def of(self, setting: Setting, arm: Arm) -> list[FinishedRun]:
+    def of(self, setting: Setting, arm: str) -> list[Run]:
         """The runs of an arm in a setting, by seed; there may be none."""
-        return [run for run in self.runs if (run.setting, run.arm) == (setting, arm)]
+        return self.designs.get((setting, arm), [])
 
-    def groups(self) -> list[list[Setting]]:
-        """Settings that differ only in batch size, together."""
-        return [list(g) for _, g in groupby(self.settings, key=lambda setting: setting[:-1])]
+    def arms_of(self, setting: Setting) -> list[str]:
+        return [arm for arm in self.arms if (setting, arm) in self.designs]
 
+    def baseline(self, setting: Setting) -> str | None:
+        """The arm that the others are compared with."""
+        arms = self.arms_of(setting)
+        return next((a for a in arms if self.of(setting, a)[0].is_baseline), None)
 
-def read_study(folder: Path) -> Study:
-    """Reads the runs in the folder ``runs`` of a study.
+    def metrics(self, setting: Setting) -> list[Metric]:
+        return self.of(setting, self.arms_of(setting)[0])[0].metrics
 
-    Raises:
-        ValueError: If there is no finished run, a finished one is not whole, runs that would be
-            compared are of different tasks, or one is there twice.
-        OSError: If a file cannot be read.
-    """
-    root = folder / "runs"
-    names = sorted(p.name for p in root.glob("[!.]*") if p.is_dir()) if root.is_dir() else []
-    if not names:
-        raise ValueError(
-            f"{folder} must hold at least one run, as runs/NAME/, because a report is drawn from "
-            "stored results; it holds none. Pass the folder of a study."
-        )
-    finished = [name for name in names if (root / name / "result.json").is_file()]
-    others = [name for name in names if name not in finished]
-    failed = [name for name in others if (root / name / "log.txt").is_file()]
-    if not finished:
-        raise ValueError(
-            f"{folder} must hold at least one finished run, because a report is drawn from stored "
-            f"results; none of its {len(names):,} has a result.json. Let one of them finish."
-        )
-    runs = [_read(root / name) for name in finished]
-    runs.sort(key=lambda run: (run.setting, run.arm.order, run.seed))
-    study = Study(folder, runs, failed, [name for name in others if name not in failed])
-    for setting in study.settings:
-        _check_same_task(folder, [run for run in runs if run.setting == setting])
-    for one, other in pairwise(runs):
-        if (one.setting, one.arm, one.seed) == (other.setting, other.arm, other.seed):
+    def losses(self, setting: Setting) -> list[str]:
+        """Names of the losses."""
+        runs = (run for arm in self.arms_of(setting) for run in self.of(setting, arm))
+        return list(dict.fromkeys(name for run in runs for name in run.losses))
+
+    @cached_property
+    def primary(self) -> list[tuple[Setting, str]]:
+        """Designs that the declared primary comparison names: one, or none if it isn't there."""
+        if not self.declared:
+            return []
+        found = [
+            design for design, runs in self.designs.items() if _is_named(runs[0], self.declared)
+        ]
+        if len(found) > 1:
             raise ValueError(
-                f"{folder} must hold each run once, because a copy would count as a repeat; "
-                f"{one.name} and {other.name} have the same settings and seed. Remove one of them."
+                f"{self.folder}: the study's primary must name one comparison, because its verdict "
+                f"is to be believed as it stands; it names {len(found)}. Add keys of the setting, "
+                "such as task.width or training.batch_size."
             )
-    return study
+        return found
 
 
-def _read(path: Path) -> FinishedRun:
-    """One run, its arrays memory-mapped."""
-    try:
-        stored = json.loads((path / "config.json").read_text(encoding="utf-8"))
-        config = RunConfig(**{name: stored[name] for name in OURS & stored.keys()})
-        if missing := {*Setting._fields, *Arm._fields, "seed", "iterations"} - stored.keys():
-            raise ValueError(f"config.json lacks {', '.join(sorted(missing))}")
-        shapes = Run.shapes(config)
-        arrays = {name: np.load(path / f"{name}.npy", mmap_mode="r") for name in shapes}
-        for name, shape in shapes.items():
-            if arrays[name].shape != shape:
-                raise ValueError(f"{name}.npy has shape {arrays[name].shape} instead of {shape}")
-    except (ValueError, TypeError, EOFError, FileNotFoundError) as fault:
-        raise ValueError(
-            f"{path} must hold a whole run, because it has a result.json; but: {fault}. Remove "
-            "result.json and finish the run again, or remove the folder."
-        ) from None
-    return FinishedRun(path.name, stored, Run(config, **arrays))
+def _is_named(run: Run, declared: Mapping[str, Any]) -> bool:
+    """Whether a run is of the design that ``primary`` of the study says."""
+    for key, value in declared.items():
+        room, _, name = key.partition(".")
+        if name:
+            kind = "training" if room == "training" else f"{room}_options"
+            if run.config.get(kind, {}).get(name) != value:
+                return False
+        elif not _same_spelling(value, run, room):
+            return False
+    return True
 
 
-def _check_same_task(folder: Path, runs: list[FinishedRun]) -> None:
-    """All but the arm and the seed has to be the same; evaluations change nothing in training."""
-    free = {*Arm._fields, "seed", "evaluate_every"}
-    first = runs[0]
-    for run in runs[1:]:
-        for name in sorted((first.stored.keys() | run.stored.keys()) - free):
-            one, other = first.stored.get(name), run.stored.get(name)
-            if one != other:
-                raise ValueError(
-                    f"{folder} must not mix tasks in one comparison ({first.setting}), because "
-                    f"their errors mean different things; {first.name} has {name} {one!r}, "
-                    f"{run.name} has {other!r}. Keep them in separate folders."
-                )
+def _same_spelling(text: str, run: Run, kind: str) -> bool:
+    """Whether ``NAME key=value ...`` is the task or arm of a run; 2 and 2.0 are the same."""
+    name, *words = text.split()
+    spelt, *others = str(run.config.get(kind)).split()
+    given = dict(word.partition("=")[::2] for word in words)
+    options = run.config.get(f"{kind}_options", {})
+    return (
+        name == spelt
+        and {word.partition("=")[0] for word in others} <= given.keys()
+        and all(options.get(key) == parse_value(value) for key, value in given.items())
+    )
 
 
-def common(study: Study) -> Iterator[tuple[str, Any]]:
-    """What all finished runs of a study have in common, by name; in the order of the files."""
-    for name, value in study.runs[0].stored.items():
-        if all(run.stored.get(name) == value for run in study.runs):
-            yield name, value
+def natural(text: str) -> list[tuple[int, float, str]]:
+    """Sorts numbers in names by their size."""
+    parts = re.split(r"(\d+(?:\.\d+)?)", text)
+    return [(0, float(p), "") if i % 2 else (1, 0.0, p) for i, p in enumerate(parts)]

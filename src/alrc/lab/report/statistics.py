@@ -1,17 +1,17 @@
-"""What a number of runs allows to say."""
+"""What a number of runs allows to say: means, and each arm against the baseline."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
 import numpy as np
-import scipy.stats  # type: ignore[import-untyped]
 
-__all__ = ["MIN_PAIRS", "RESAMPLES", "Difference", "Effect", "Mean", "mean", "paired_difference"]
+from alrc.lab.report.multiplicity import Decision, Hypothesis, gatekeeping, holm
+from alrc.lab.report.paired import mcnemar, mcnemar_least
+from alrc.lab.report.pairs import Pairs, SortedPairs
 
-MIN_PAIRS = 5  # with fewer, an interval would claim more than it can hold
-RESAMPLES = 9999
+__all__ = ["Comparison", "Mean", "Pairs", "Verdict", "compare", "mean"]
 
 
 @dataclass(frozen=True)
@@ -49,93 +49,181 @@ def mean(values: Iterable[float]) -> Mean:
     )
 
 
-class Effect(Enum):
-    """What can be said of a difference."""
+class Verdict(Enum):
+    """What may be said of an arm; its values are words for a legend.
 
-    lower = "lower"
-    higher = "higher"
-    none = "no effect that this many runs can show"
-    too_few = "too few runs to tell"
+    Of divergence, better means less often, and identical that every pair ended alike. ``mixed``:
+    better where neither run diverged, but it diverged in more pairs (or worse, and in fewer). The
+    runs that survive flatter the arm of which fewer do, so that such a verdict would be empty;
+    one against the arm they flatter stands.
+    """
+
+    better = "better"
+    worse = "worse"
+    mixed = "better only in pairs where neither diverged, or worse only there"
+    unclear = "no difference that so many pairs could show"
+    too_few = "too few pairs that differ to show any"
+    identical = "identical"
+    exploratory = "exploratory: no verdict"
 
 
 @dataclass(frozen=True)
-class Difference:
-    """What changes from ``before`` to ``after`` within pairs.
+class Comparison:
+    """What came of a `Pairs`.
 
     Attributes:
-        value: Mean difference; NaN without a pair.
-        relative: The same as a share of the mean before, in these pairs.
-        interval: 95 % interval of the mean difference; None for fewer than ``MIN_PAIRS`` pairs.
-        pairs: Pairs of finite values, on which all this rests.
-        diverged_before: Pairs left out because the value before is not finite.
-        diverged_after: Those left out because the value after is not.
+        seeds: Pairs in which neither run diverged; the change rests on these.
+        relative: Change of each: after / before - 1, or difference / mean of before where a value
+            is 0, or the difference where ``absolute``.
+        change: Their average (of logarithms, for ratios); NaN without any.
+        interval: Of the change, 95 %, not corrected; None if so few pairs allow none.
+        absolute: Changes are differences in the metric's own unit, because its ratios mean nothing
+            (some values are negative, or `Pairs.ratios` says so).
+        p: Two-sided, not corrected; NaN for fewer than two pairs.
+        wins: Pairs in which the arm is better.
+        ties: Pairs of equal values, as identical runs have.
+        losses: Pairs in which it is worse.
+        identical: How many of ``seeds`` have identical runs.
+        diverged: Pairs by which run diverged: both, only before, only after, neither.
+        p_diverged: Of an exact McNemar test of these, not corrected.
         unpaired: Seeds that are there only before or only after.
+        level: What p had to reach, after correction.
+        detectable: Smallest change for the better that so many pairs with this spread show at that
+            level in 80 % of studies; NaN if the spread is unknown.
+        seeds_needed: Pairs with which the change as observed would be shown in 80 % of studies;
+            None if there is no change, or if it takes more than 10,000.
+        verdict: Of the metric.
+        divergence: Of how often runs diverge.
     """
 
-    value: float
-    relative: float
+    seeds: tuple[int, ...]
+    relative: tuple[float, ...]
+    change: float
     interval: tuple[float, float] | None
-    pairs: int
-    diverged_before: int
-    diverged_after: int
+    absolute: bool
+    p: float
+    wins: int
+    ties: int
+    losses: int
+    identical: int
+    diverged: tuple[int, int, int, int]
+    p_diverged: float
     unpaired: int
-
-    @property
-    def effect(self) -> Effect:
-        """Lower or higher only if the whole interval is."""
-        if self.interval is None:
-            return Effect.too_few
-        low, high = self.interval
-        if high < 0:
-            return Effect.lower
-        return Effect.higher if low > 0 else Effect.none
+    level: float
+    detectable: float
+    seeds_needed: int | None
+    verdict: Verdict
+    divergence: Verdict
 
 
-def paired_difference(before: Mapping[int, float], after: Mapping[int, float]) -> Difference:
-    """Compares values that share a seed.
+def compare(
+    families: Sequence[Pairs], primary: int | None = None, alpha: float = 0.05
+) -> list[Comparison]:
+    """Compares every arm with the baseline; at most a share alpha of reports has a false verdict.
+
+    That holds for all verdicts of a report together, of metric and of divergence. Each that is
+    not exploratory is two tests: of the mean difference of the pairs in which neither run diverged
+    (`PairedDifferences`), and of the pairs in which one run did (exact McNemar). Identical pairs
+    and tests that could reach no level cost nothing, so that calm studies do not pay for
+    divergence. Holm's steps correct for the rest.
 
     Args:
-        before: Value for each seed.
-        after: The same for what it is compared with; a seed may be missing on either side.
+        families: All that one report compares.
+        primary: Which of them was declared, before the runs, to be the one that counts. It has all
+            of alpha, and the others only get verdicts, Holm's, if it shows something.
+        alpha: Share of reports, > 0 and < 1.
+
+    Raises:
+        ValueError: If the primary comparison is none of these, or is exploratory.
 
     Example:
-        >>> change = paired_difference({0: 2.0, 1: 4.0}, {1: 3.0, 0: 1.5, 2: 9.0})
-        >>> change.value, change.relative, change.pairs, change.unpaired
-        (-0.75, -0.25, 2, 1)
-        >>> print(change.effect.value)
-        too few runs to tell
+        >>> off = {0: 2.0, 1: 4.0, 2: 3.0, 3: 5.0}
+        >>> [c] = compare([Pairs(off, {0: 1.5, 1: 3.1, 2: 2.2, 3: 3.7})])
+        >>> round(c.change, 3), c.wins, c.verdict.value
+        (-0.251, 4, 'better')
     """
-    seeds = sorted(before.keys() & after.keys())
-    both = np.array([(before[s], after[s]) for s in seeds], np.float64).reshape(-1, 2)
-    finite = np.isfinite(both)
-    old, new = both[finite.all(axis=1)].T
-    change = float((new - old).mean()) if old.size else math.nan
-    return Difference(
-        change,
-        change / float(old.mean()) if old.size and old.mean() else math.nan,
-        _interval(new - old) if old.size >= MIN_PAIRS else None,
-        old.size,
-        int((~finite[:, 0]).sum()),
-        int((~finite[:, 1]).sum()),
-        len(before.keys() ^ after.keys()),
+    if primary is not None and not 0 <= primary < len(families):
+        raise ValueError(
+            f"compare: primary must be the index of a comparison, 0 to {len(families) - 1}; got "
+            f"{primary}. Leave it out if none was declared."
+        )
+    if primary is not None and families[primary].exploratory:
+        raise ValueError(
+            "compare: the primary comparison must not be exploratory, because all of alpha is its "
+            f"own; got primary={primary}, which is. Declare one of the primary metric."
+        )
+    outcomes = [SortedPairs.of(pairs) for pairs in families]
+    tests = [{} if o.pairs.exploratory else _tests(o) for o in outcomes]
+    others = {(i, k): t for i, own in enumerate(tests) if i != primary for k, t in own.items()}
+    if primary is None:
+        decisions = holm(others, alpha)
+    else:
+        first = {(primary, k): t for k, t in tests[primary].items()}
+        decisions = gatekeeping(first, others, alpha)
+    none = Decision(False, alpha, counts=False)
+    return [
+        _comparison(o, decisions.get((i, "metric"), none), decisions.get((i, "divergence"), none))
+        for i, o in enumerate(outcomes)
+    ]
+
+
+def _tests(outcome: SortedPairs) -> dict[str, Hypothesis]:
+    return {
+        "metric": Hypothesis(outcome.differences.p, outcome.differences.least),
+        "divergence": Hypothesis(
+            mcnemar(outcome.only_before, outcome.only_after), mcnemar_least(outcome.discordant)
+        ),
+    }
+
+
+def _comparison(outcome: SortedPairs, metric: Decision, divergence: Decision) -> Comparison:
+    d = outcome.differences
+    interval = d.interval()
+    sign = 1 if outcome.pairs.better == "higher" else -1
+    return Comparison(
+        seeds=outcome.seeds,
+        relative=tuple(map(outcome.change, d.values)),
+        change=outcome.change(d.mean),
+        interval=interval and (outcome.change(interval[0]), outcome.change(interval[1])),
+        absolute=outcome.absolute,
+        p=d.p,
+        wins=int((sign * d.rounded > 0).sum()),
+        ties=int((d.rounded == 0).sum()),
+        losses=int((sign * d.rounded < 0).sum()),
+        identical=outcome.identical,
+        diverged=(outcome.both, outcome.only_before, outcome.only_after, len(outcome.seeds)),
+        p_diverged=mcnemar(outcome.only_before, outcome.only_after),
+        unpaired=outcome.unpaired,
+        level=metric.level,
+        detectable=sign * outcome.change(sign * d.detectable(metric.level)),
+        seeds_needed=d.needed(metric.level),
+        verdict=_verdict(outcome, metric, sign * d.mean > 0),
+        divergence=_divergence(outcome, divergence),
     )
 
 
-def _interval(differences: np.ndarray[tuple[int], np.dtype[np.float64]]) -> tuple[float, float]:
-    """95 % bootstrap interval of the mean; resampling differences resamples whole pairs.
+def _verdict(outcome: SortedPairs, decision: Decision, gained: bool) -> Verdict:
+    if outcome.seeds and outcome.identical == len(outcome.seeds):
+        return Verdict.identical
+    if outcome.differences.least > decision.level:
+        return Verdict.too_few
+    if not decision.counts:
+        return Verdict.exploratory
+    if not decision.shown:
+        return Verdict.unclear
+    more_often = outcome.only_after - outcome.only_before
+    if more_often > 0 if gained else more_often < 0:
+        return Verdict.mixed
+    return Verdict.better if gained else Verdict.worse
 
-    BCa, because differences of errors are skewed by the rare bad run, and it allows for that
-    where the plain percentiles do not. The same differences always give the same interval.
-    """
-    if np.ptp(differences) == 0:  # nothing to resample, and BCa would divide by zero
-        return float(differences[0]), float(differences[0])
-    result = scipy.stats.bootstrap(
-        (differences,),
-        np.mean,
-        n_resamples=RESAMPLES,
-        confidence_level=0.95,
-        method="BCa",
-        random_state=np.random.default_rng(0),
-    )
-    low, high = result.confidence_interval
-    return float(low), float(high)
+
+def _divergence(outcome: SortedPairs, decision: Decision) -> Verdict:
+    if outcome.count and not outcome.discordant:
+        return Verdict.identical
+    if mcnemar_least(outcome.discordant) > decision.level:
+        return Verdict.too_few
+    if not decision.counts:
+        return Verdict.exploratory
+    if not decision.shown:
+        return Verdict.unclear
+    return Verdict.better if outcome.only_after < outcome.only_before else Verdict.worse

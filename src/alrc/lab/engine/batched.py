@@ -1,0 +1,197 @@
+"""Runs of one setting, with all their seeds and arms, as one batched network."""
+
+import itertools
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from alrc.lab.api import Task
+from alrc.lab.engine.designs import Design, make_design
+from alrc.lab.engine.outcome import evaluate
+from alrc.lab.engine.rows import Rows
+from alrc.lab.engine.series import Series
+from alrc.lab.engine.spec import Spec, task_of
+from alrc.lab.engine.stacking import Stack
+
+__all__ = ["Ensemble", "setting_of", "why_alone"]
+
+# Options of training in which members may differ.
+OWN = ("optimizer", "learning_rate", "momentum", "weight_decay")
+ALL = "all."  # begins the names of series that all members have
+
+
+def why_alone(spec: Spec) -> str | None:
+    """What would have to hold for a run to be trained together with others; None if it holds."""
+    task = task_of(spec.task)
+    if not task.stackable:
+        return "have stackable = True"
+    if type(task).optimizers is not Task.optimizers:
+        return "leave optimizers() as it is"
+    if type(task).phases is not Task.phases:
+        return "have a single phase"
+    if spec.training.compile:
+        return "be trained without compile"
+    return None
+
+
+def setting_of(spec: Spec) -> str:
+    """What runs have in common that can be trained together."""
+    training = {n: x for n, x in spec.training.options().items() if n not in OWN}
+    facts = [spec.config[n] for n in ("task", "task_options", "task_facts")]
+    return json.dumps([spec.task.name, facts, training], sort_keys=True)
+
+
+def _design_of(spec: Spec) -> str:
+    return json.dumps({n: x for n, x in spec.config.items() if n != "seed"}, sort_keys=True)
+
+
+class Ensemble:
+    """All that changes while runs are trained together.
+
+    Args:
+        specs: Of its members, by name.
+        series: Where to keep what happens.
+
+    Raises:
+        ValueError: If they can't be trained together.
+    """
+
+    def __init__(self, specs: Mapping[str, Spec], series: Series) -> None:
+        # Whatever order they are given in, so that a checkpoint is theirs.
+        order = sorted(specs, key=lambda name: (_design_of(specs[name]), specs[name].seed, name))
+        self.specs, self.series = {name: specs[name] for name in order}, series
+        first = specs[order[0]]
+        self.task, self.training = task_of(first.task), first.training
+        for name, spec in self.specs.items():
+            if (words := why_alone(spec)) is not None:
+                raise ValueError(
+                    f"{type(self.task).__name__}: for its runs to be trained together it must "
+                    f"{words}. Train them one by one."
+                )
+            if setting_of(spec) != setting_of(first):
+                raise ValueError(
+                    "Runs that are trained together must have the same task and training, up to "
+                    f"{', '.join(OWN)}; {name!r} and {order[0]!r} have not. Train them one by one."
+                )
+        seeds = [spec.seed for spec in self.specs.values()]
+        self.stack = Stack(self.task, seeds, torch.device(self.training.device))
+        self.designs: list[Design] = []
+        for _, group in itertools.groupby(self.specs.values(), _design_of):
+            start = self.designs[-1].members.stop if self.designs else 0
+            self.designs.append(make_design(self.task, list(group), self.stack, start))
+        self.rows = self._shared_rows()
+        self.step, self.seconds, self.first_loss, self.is_checked = 0, 0.0, "", False
+
+    def _shared_rows(self) -> list[Rows]:
+        sharing = [d for d in self.designs if d.is_stacked]
+        found = []
+        for training in dict.fromkeys(design.training for design in sharing):
+            designs = [design for design in sharing if design.training == training]
+            members = [member for design in designs for member in design.members]
+            found.append(Rows(self.task, training, self.stack, members))
+            for design in designs:
+                design.rows = found[-1]
+        return found
+
+    def batches(self) -> Iterator[Sequence[Any]]:
+        """Those of the steps to come: one for each distinct seed."""
+        size, step = self.training.batch_size, self.step
+        return zip(*(self.task.batches(s, size, step) for s in self.stack.seeds), strict=True)
+
+    def advance(self, batches: Sequence[Any]) -> None:
+        """One training step of all members, written into the series."""
+        start = time.perf_counter()
+        if not self.is_checked:
+            self.stack.check(batches)
+            self.is_checked = True
+        losses, logged = self.stack.losses(batches)
+        self.first_loss = self.first_loss or f"{ALL}{next(iter(losses))}.raw"
+        for name, x in losses.items():
+            self._record(f"{ALL}{name}.raw", x)
+        for name, x in logged.items():
+            self._record(f"{ALL}logged.{name}", x)
+        sizes = [len(design.members) for design in self.designs]
+        columns = {name: torch.split(x, sizes) for name, x in losses.items()}
+        limited = []
+        for i, design in enumerate(self.designs):
+            own = {name: parts[i] for name, parts in columns.items()}
+            limited += design.limit(own, self._recorder(i))
+        self.stack.backward(self._total(limited))
+        may_step: dict[Rows, list[bool]] = {rows: [] for rows in self.rows}
+        for design in self.designs:
+            steps_ok = design.after_backward()
+            if design.rows is not None:
+                may_step[design.rows] += steps_ok
+        for rows, steps_ok in may_step.items():
+            rows.advance(steps_ok)
+        for i, design in enumerate(self.designs):
+            design.log(self._recorder(i))
+        self.step += 1
+        self.seconds += time.perf_counter() - start
+
+    def _total(self, limited: Sequence[Mapping[str, Tensor]]) -> Tensor:
+        """The sum of what the members minimise, whose gradients are those of each."""
+        alike: dict[Any, list[Mapping[str, Tensor]]] = {}
+        for losses in limited:
+            key = tuple((name, x.shape[1:]) for name, x in losses.items())
+            alike.setdefault(key, []).append(losses)
+        totals = []
+        for parts in alike.values():
+            joined = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+            totals.append(self.stack.combine(joined).sum())
+        return torch.stack(totals).sum()
+
+    def _recorder(self, design: int) -> Callable[[str, Tensor], None]:
+        return lambda name, rows: self._record(f"{_prefix(design)}{name}", rows)
+
+    def _record(self, name: str, rows: Tensor) -> None:
+        self.series.record(self.step, name, rows)
+
+    def evaluate(self) -> list[list[float]]:
+        """The metrics of each member."""
+        return [evaluate(self.task, networks) for networks in self.stack.networks]
+
+    def latest(self, count: int) -> float:
+        """The median over members of the mean of their first loss over so many steps."""
+        rows = torch.stack(self.series.recent(self.first_loss, count))
+        return float(rows.reshape(*rows.shape[:2], -1).mean((0, 2)).nanmedian())
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that continued runs need."""
+        return {
+            "step": self.step,
+            "seconds": self.seconds,
+            "first_loss": self.first_loss,
+            "values": self.stack.values,
+            "designs": [design.state_dict() for design in self.designs],
+            "rows": [rows.state_dict() for rows in self.rows],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on from where ``state`` was taken."""
+        self.step, self.seconds = state["step"], state["seconds"]
+        self.first_loss = state["first_loss"]
+        self.stack.values.copy_(state["values"])
+        for design, saved in zip(self.designs, state["designs"], strict=True):
+            design.load_state_dict(saved)
+        for rows, saved in zip(self.rows, state["rows"], strict=True):
+            rows.load_state_dict(saved)
+
+    def series_of(self, member: int, names: Iterable[str]) -> Iterator[tuple[str, str, int]]:
+        """Which of the stored series have rows of a member: name there, its own name, and where."""
+        for i, design in enumerate(self.designs):
+            if member in design.members:
+                yield from _under(_prefix(i), names, member - design.members.start)
+        yield from _under(ALL, names, member)
+
+
+def _prefix(design: int) -> str:
+    return f"{design:04}."
+
+
+def _under(prefix: str, names: Iterable[str], row: int) -> Iterator[tuple[str, str, int]]:
+    return ((n, n.removeprefix(prefix), row) for n in names if n.startswith(prefix))

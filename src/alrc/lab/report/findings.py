@@ -1,0 +1,173 @@
+"""The first screen: which arm, by how much, how sure."""
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from alrc.lab.report.comparing import Compared, measures
+from alrc.lab.report.markup import (
+    Block,
+    Bullets,
+    Cell,
+    Heading,
+    Paragraph,
+    Table,
+    code,
+    plural,
+    text,
+)
+from alrc.lab.report.results import Setting, Study
+
+__all__ = ["details", "findings", "lone_run"]
+
+FEW_ARMS = 3  # in a setting: each has a sentence of its own
+FEW_SETTINGS = 4  # whose sentences stand before the matrix
+SENTENCES = 12  # settings that have one
+ROWS = 2000  # of the matrix
+KINDS = ("better", "worse", "unclear", "identical", "diverged")
+
+
+def findings(study: Study, comparisons: Sequence[Compared]) -> Iterator[Block]:
+    """Which arm, by how much, how sure; and a matrix of all settings and arms."""
+    yield Heading("What the runs show")
+    if not comparisons:
+        yield Paragraph(_nothing_compared(study), lead=True)
+        return
+    declared = [c for c in comparisons if c.primary]
+    if declared:
+        [c] = declared
+        yield Paragraph(
+            f"Declared primary comparison, in {code(study.labels[c.setting])}: {c.sentence}",
+            lead=True,
+        )
+    elif study.declared:
+        yield Paragraph(
+            "The primary comparison that the study declares has no finished runs yet.", lead=True
+        )
+    by_setting = _by_setting(comparisons)
+    if len(by_setting) > 1:
+        arms = {c.arm for c in comparisons}
+        yield Paragraph(
+            f"{plural(len(comparisons), 'comparison')} with the baseline, "
+            f"{plural(len(arms), 'arm')} in {len(by_setting):,} settings: {_counts(comparisons)}.",
+            lead=True,
+        )
+    if len(by_setting) <= FEW_SETTINGS:
+        yield from _setting_by_setting(study, by_setting)
+    yield _matrix(study, by_setting)
+
+
+def details(study: Study, comparisons: Sequence[Compared]) -> Iterator[Block]:
+    """The sentences of each setting, where they are too many to come first; what words mean."""
+    by_setting = _by_setting(comparisons)
+    if len(by_setting) > FEW_SETTINGS:
+        yield Heading("Setting by setting", 3)
+        yield from _setting_by_setting(study, by_setting)
+    if comparisons:
+        yield _legend(any(c.primary for c in comparisons))
+
+
+def _by_setting(comparisons: Sequence[Compared]) -> dict[Setting, list[Compared]]:
+    found: dict[Setting, list[Compared]] = {}
+    for c in comparisons:
+        found.setdefault(c.setting, []).append(c)
+    return found
+
+
+def _setting_by_setting(study: Study, by_setting: dict[Setting, list[Compared]]) -> Iterator[Block]:
+    many = len(by_setting) > 1
+    yield Bullets(
+        [
+            (f"{code(study.labels[s])}: " if many else "") + " ".join(_sentences(found))
+            for s, found in list(by_setting.items())[:SENTENCES]
+        ],
+        lead=not many,
+    )
+    if len(by_setting) > SENTENCES:
+        yield Paragraph(
+            f"The other {plural(len(by_setting) - SENTENCES, 'setting')} are in the table."
+        )
+
+
+def _counts(comparisons: Sequence[Compared]) -> str:
+    kinds = Counter(c.cell.kind for c in comparisons)
+    return ", ".join(f"{kinds[kind]:,} {kind}" for kind in KINDS if kinds[kind])
+
+
+def _legend(declared: bool) -> Paragraph:
+    return Paragraph(
+        "✓ better and ✗ worse are said only where it is shown: at most 5 % of such reports have a "
+        f"false verdict, all of a report together (Holm's correction"
+        f"{'; the declared comparison comes first' if declared else ''}). ? unclear: no difference "
+        "that so many pairs could show; mixed: better only in pairs where neither run diverged, or "
+        "worse only there; exploratory: the declared comparison showed nothing, so that no other "
+        "has a verdict. = identical: bit for bit. † diverged: k of n runs; their pairs are in "
+        "no difference, and are compared by how often that happens. Changes are those of the "
+        "primary metric, averaged over pairs of a seed. In the figures a dot is a pair in which "
+        "neither run diverged, a diamond their mean with its 95 % interval, not corrected."
+    )
+
+
+def _nothing_compared(study: Study) -> str:
+    arms = ", ".join(map(code, study.arms))
+    return (
+        "Nothing can be compared: no setting has finished runs both of a baseline and of another "
+        f"arm. Arms: {arms}."
+    )
+
+
+def _sentences(comparisons: Sequence[Compared]) -> list[str]:
+    """One for each arm, or, if they are many, how many there are of a kind and the extremes."""
+    if len(comparisons) <= FEW_ARMS:
+        return [c.sentence for c in comparisons]
+    baseline = code(comparisons[0].baseline)
+    words = [f"Of {len(comparisons)} arms, compared with {baseline}: {_counts(comparisons)}."]
+    shown = [[c for c in comparisons if c.cell.kind == kind] for kind in ("better", "worse")]
+    if not any(shown):  # then what came nearest to it
+        shown = [[c for c in comparisons if c.cell.kind == "unclear"]]
+    words += [
+        max(found, key=lambda c: abs(_finite(c.result.change))).sentence for found in shown if found
+    ]
+    return words
+
+
+def _finite(x: float) -> float:
+    return x if math.isfinite(x) else 0.0
+
+
+def _matrix(study: Study, by_setting: dict[Setting, list[Compared]]) -> Table:
+    compared = {c.arm for found in by_setting.values() for c in found}
+    arms = [arm for arm in study.arms if arm in compared]
+    baselines = dict.fromkeys(found[0].baseline for found in by_setting.values())
+    rows: list[list[Cell | str]] = []
+    for setting, found in list(by_setting.items())[:ROWS]:
+        cells = {c.arm: c.cell for c in found}
+        metric = found[0].measure.metric
+        label = f"{metric.name}; {metric.better} is better"
+        if found[0].diverged_baseline[0]:
+            label += "; † {} diverged {} of {}".format(
+                found[0].baseline, *found[0].diverged_baseline
+            )
+        row = [cells.get(arm, Cell("-")) for arm in arms]
+        rows.append([code(study.labels[setting]), text(label), *row])
+    caption = f"Each arm compared with {' or '.join(baselines)}, by the primary metric."
+    columns = range(2 + len(arms))
+    return Table(caption, ["setting", "primary metric", *map(code, arms)], rows, columns)
+
+
+def lone_run(study: Study) -> Iterator[Block]:
+    """What a run's folder on its own shows."""
+    [run] = study.runs
+    yield Heading("What the run shows")
+    numbers = [f"{text(m.name)} {m.value(m.of(run))}" for m in measures(study, run.setting)]
+    limited = ""
+    if run.config["losses_limited"]:
+        count = sum(loss["count"] for loss in run.losses.values())
+        limited = f" {run.limited:,} of {count:,} losses were limited."
+    outcome = f"It **diverged**: {text(run.diverged)}." if run.diverged else "It did not diverge."
+    yield Paragraph(
+        f"This is one run: {code(run.config['task'])} with {code(run.arm)}, seed {run.seed}, "
+        f"{plural(run.steps, 'step')}. {outcome} At the end: {'; '.join(numbers)}.{limited} A "
+        "single run is compared with nothing.",
+        lead=True,
+    )

@@ -1,0 +1,93 @@
+"""Reports of studies that span several settings or tasks."""
+
+from pathlib import Path
+
+import pytest
+from fabricated_studies import PSNR, diverging, higher, lower, off, unclear, write_pairs, write_run
+from reading_reports import bullets, cells, draw_nothing, markdown, rows
+
+
+@pytest.fixture(autouse=True)
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    draw_nothing(monkeypatch)
+
+
+def test_ranks_are_given_where_a_study_spans_tasks(tmp_path: Path) -> None:
+    for task in ("one", "two", "three"):
+        write_pairs(tmp_path, {"off": off, "alrc": lower, "clip": higher}, seeds=2, task=task)
+    text = markdown(tmp_path)
+    start = text.index("| arm | average rank |")
+    assert rows(text[start:])[2:5] == [
+        ["`alrc`", "1.00", "3"],
+        ["`off`", "2.00", "0"],
+        ["`clip`", "3.00", "0"],
+    ]
+    assert "alrc is the best, alone or with others, in 3 of 3 settings." in text
+
+
+def test_ranks_go_by_the_direction_of_each_metric(tmp_path: Path) -> None:
+    write_pairs(tmp_path, {"off": off, "alrc": lower}, seeds=2, task="one")
+    write_pairs(tmp_path, {"off": lower, "alrc": off}, seeds=2, task="two", metric=PSNR)
+    text = markdown(tmp_path)
+    assert ["`alrc`", "1.00", "2"] in rows(text)
+    # Decibels have no ratios, so that one setting is left, which is no profile.
+    assert "alone or with others" not in text
+
+
+def test_an_arm_that_diverged_in_most_runs_ranks_last(tmp_path: Path) -> None:
+    for task in ("one", "two"):
+        arms = {"off": off, "alrc": diverging(lower, 0, 1), "clip": higher}
+        write_pairs(tmp_path, arms, seeds=3, task=task)
+    text = markdown(tmp_path)
+    assert ["`alrc`", "3.00", "0"] in rows(text)
+    assert "Diverged in half of the runs or more: alrc in 2." in text
+
+
+def test_data_of_each_task_are_named(tmp_path: Path) -> None:
+    for task, data in (("one", "photographs"), ("two", "CIFAR-10")):
+        write_run(tmp_path, task=task, task_facts={"data": data, "crops": 32})
+    lines = markdown(tmp_path).splitlines()
+    assert {"- crops: `32`", "- `one`: data `photographs`", "- `two`: data `CIFAR-10`"} <= set(
+        lines
+    )
+
+
+def test_one_task_has_no_ranks(tmp_path: Path) -> None:
+    write_pairs(tmp_path, {"off": off, "alrc": lower}, seeds=2)
+    assert "## Across settings" not in markdown(tmp_path)
+
+
+def test_nothing_has_a_verdict_if_the_declared_comparison_shows_nothing(tmp_path: Path) -> None:
+    write_pairs(tmp_path, {"off": off, "alrc": lower, "alrc num_stddev=2": unclear})
+    (tmp_path / "study.json").write_text('{"primary": {"arm": "alrc num_stddev=2"}}')
+    text = markdown(tmp_path)
+    words = [cell.split(" ")[:2] for cell in cells(text)[0][2:]]
+    assert words == [["?", "unclear"], ["?", "exploratory"]]
+    assert "`alrc` against `off`: **exploratory**: held-out error 19.5 % lower" in text
+    assert "better" not in bullets(text)[0]
+
+
+def test_many_arms_share_a_sentence_and_the_extremes_have_their_own(tmp_path: Path) -> None:
+    arms = {"off": off, "alrc": lower, "clip": higher}
+    same = {f"original num_stddev={n}": off for n in range(3)}
+    write_pairs(tmp_path, arms | same)
+    [words] = bullets(markdown(tmp_path))
+    assert words.startswith("Of 5 arms, compared with `off`: 1 better, 1 worse, 3 unclear. `alrc` ")
+    assert "`alrc` is **better** than `off`: held-out error 19.5 % lower" in words
+    assert "`clip` is **worse** than `off`: held-out error 30.5 % higher" in words
+    assert "original" not in words
+
+
+def test_the_matrix_of_many_settings_comes_before_their_sentences(tmp_path: Path) -> None:
+    for batch in range(1, 15):
+        arms = {"off": off, "alrc": lower if batch == 3 else off}
+        write_pairs(tmp_path, arms, training={"batch_size": batch})
+    text = markdown(tmp_path)
+    first = text.split("\n\n")[2]
+    assert first == "14 comparisons with the baseline, 1 arm in 14 settings: 1 better, 13 unclear."
+    assert text.index("| setting | primary metric |") < text.index("### Setting by setting")
+    assert len(bullets(text)) == 12
+    assert "The other 2 settings are in the table." in text
+    assert [row[2] for row in cells(text)] == [
+        "✓ better -19.5 %" if batch == 3 else "? too few pairs +0.0 %" for batch in range(1, 15)
+    ]
