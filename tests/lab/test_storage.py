@@ -64,9 +64,10 @@ def test_a_run_stopped_and_taken_up_again_is_the_uninterrupted_one(
     assert curve[:, 0].tolist() == [15, 30, 40]
 
 
-def test_another_evaluate_every_is_the_same_run(tmp_path: Path) -> None:
+def test_what_changes_nothing_in_training_may_be_another_when_a_run_goes_on(tmp_path: Path) -> None:
     for every in (None, 5):
-        job = tiny.job("run", training={"evaluate_every": every})
+        how = {"evaluate_every": every, "checkpoint_seconds": float(every or 60)}
+        job = tiny.job("run", training=how)
         with pytest.raises(Stopped):
             run_job(job, tmp_path, stop=after(4))
     run_job(job, tmp_path)
@@ -97,8 +98,8 @@ def advance_and_count(*args):
     advance(*args)
 
 Trainer.advance = advance_and_count
-job = tiny.job("run", training={"steps": 60})
-run_job(job, pathlib.Path(sys.argv[3]), checkpoint_seconds=0.0)
+job = tiny.job("run", training={"steps": 60, "checkpoint_seconds": 0.0})
+run_job(job, pathlib.Path(sys.argv[3]))
 sys.setprofile(None)
 print(int(sys.argv[2]) - left)
 """
@@ -323,13 +324,15 @@ def test_checkpoints_come_by_the_clock_or_when_much_waits(
         save(folder, state, series)
 
     monkeypatch.setattr(RunFolder, "save_checkpoint", note)
-    spec = tiny.spec()
     for seconds, steps in ((3600.0, [12]), (0.0, list(range(1, 13)))):
+        spec = tiny.spec(training={"checkpoint_seconds": seconds})
         with folder_of(tmp_path / str(seconds), spec) as folder:
-            train(spec, folder, checkpoint_seconds=seconds)
+            train(spec, folder)
         assert saved == steps
         saved.clear()
     monkeypatch.setattr("alrc.lab.engine.training.LARGEST_WAIT", 150)  # bytes
+    assert tiny.spec().training.checkpoint_seconds == 60
+    spec = tiny.spec(training={"checkpoint_seconds": 3600.0})
     with folder_of(tmp_path / "much", spec) as folder:
         train(spec, folder)
     assert saved == [4, 8, 12]  # 40 bytes a step: 4 losses, before and after, a limit and a slope

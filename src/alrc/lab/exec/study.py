@@ -4,14 +4,14 @@ import math
 import time
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import filelock
 from rich.console import Console
 
-from alrc.lab.engine.files import write_json, written_whole
+from alrc.lab.engine.files import write_json, written_together, written_whole
 from alrc.lab.engine.jobs import Job
 from alrc.lab.engine.storage import AnotherRun, RunFolder
 from alrc.lab.engine.training import Progress
@@ -176,10 +176,10 @@ class _Study:
         job = self.jobs[name]
         self.running.add(name)
         try:
-            for each, spec in job.specs.items():
-                # From now on it is fixed: a worker that finds other code or data refuses.
-                with RunFolder(self.runs / each, spec.config):
-                    pass
+            # From now on they are fixed: a worker that finds other code or data refuses.
+            with ExitStack() as folders, written_together():
+                for each, spec in job.specs.items():
+                    folders.enter_context(RunFolder(self.runs / each, spec.config))
         except (ValueError, OSError) as error:
             self.hear(name, Failed.of(error), workers)
         else:
