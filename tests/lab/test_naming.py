@@ -1,5 +1,6 @@
 """Tasks and arms by name: one way to spell them, installed or in a file of one's own."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,9 @@ other = 3
 
 
 @pytest.fixture
-def own(tmp_path: Path) -> Path:
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.delitem(sys.modules, "beside", raising=False)  # of another test's folder
     (tmp_path / "beside.py").write_text("LEVEL = 5\n")
     (tmp_path / "own.py").write_text(OWN)
     return tmp_path

@@ -22,6 +22,7 @@ from types import ModuleType
 from typing import Any, Literal
 
 from alrc.lab.api import Arm, Options, Task
+from alrc.lab.engine.sources import sources_of
 
 __all__ = ["Kind", "Named", "installed", "parse_value"]
 
@@ -209,4 +210,11 @@ def _module(path: Path) -> ModuleType:
             f"{path} must be importable; {type(error).__name__}: {error}. Run it with python to "
             "see where."
         ) from error
+    for helper, file in sources_of(path).items():
+        taken = getattr(sys.modules.get(helper), "__file__", None)
+        if file != path and taken is not None and not file.samefile(taken):
+            raise ValueError(
+                f"{path} must get {helper} from the file beside it, because that is what its runs "
+                f"are known by; Python has it from {taken}. Rename that file."
+            )
     return module

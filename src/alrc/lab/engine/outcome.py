@@ -17,7 +17,7 @@ from alrc.lab.engine.files import storing, written_whole
 from alrc.lab.engine.randomness import kept
 from alrc.lab.engine.series import Manifest, is_present, read_series
 
-__all__ = ["evaluate", "last_tenth", "save_evaluations", "save_pictures", "summarise"]
+__all__ = ["evaluate", "last_tenth", "save_pictures", "summarise"]
 
 CHUNK = 2**22  # losses to look at at a time
 
@@ -61,12 +61,6 @@ def evaluate(task: Task, networks: Networks) -> list[float]:
             f"them; it gave {', '.join(values) or 'nothing'}."
         )
     return [float(values[name]) for name in names]
-
-
-def save_evaluations(folder: Path, evaluations: list[list[float]]) -> None:
-    """Writes evaluation.npy: a row for each evaluation, the step and then the metrics."""
-    with written_whole(folder / "evaluation.npy") as part, part.open("wb") as stream:
-        np.save(stream, np.array(evaluations, np.float64))
 
 
 def save_pictures(task: Task, networks: Networks, folder: Path) -> list[dict[str, str]]:
