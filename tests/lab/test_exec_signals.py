@@ -14,33 +14,15 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from mishaps import Here, assert_as_if_alone, planted, run
+from mishaps import Here, Signalled, assert_as_if_alone, planted, run
 
 from alrc.lab.engine.jobs import Job
-from alrc.lab.engine.training import Progress
 from alrc.lab.exec import stopping, study
 from alrc.lab.exec.messages import Message
 from alrc.lab.exec.stopping import StudyStopped
 
 WAITING = "waiting for {} to leave a checkpoint (again: do not wait)"
 SIGNALS = [signal.SIGINT, signal.SIGTERM]
-
-
-class Signalled(Here):
-    """Workers in this process; a signal comes while a run is trained."""
-
-    def __init__(self, during: str, number: int, answers: bool = True, count: int = 1) -> None:
-        super().__init__(count)
-        self.during, self.number, self.answers, self.times = during, number, answers, 0
-
-    def wait(self) -> list[tuple[str, Message]]:
-        job, _, seconds = self.given[0]
-        if seconds is None and job.name == self.during:
-            os.kill(os.getpid(), self.number)
-            self.times += 1
-            if not self.answers or self.times == 1:
-                return [(job.name, Progress(1, 0.0))]
-        return super().wait()
 
 
 @pytest.fixture(autouse=True)

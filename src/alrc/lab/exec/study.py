@@ -169,7 +169,7 @@ class _Study:
             if self.stopping:
                 self.waiting.clear()
             if self.signals.repeated or time.monotonic() > self.deadline:
-                self.lost += sum(name in self.steps for name in self.running)
+                self.lost += sum(self.begun(name) for name in self.running)
                 self.running.clear()
 
     def start(self, name: str, workers: Workers) -> None:
@@ -205,7 +205,7 @@ class _Study:
                 case Failed():
                     self.fail(job, message, workers)
                 case Paused() if self.stopping:
-                    self.kept += 1
+                    self.kept += len(job.specs.keys() - self.finished)
                 case Paused(asked=False) if self.in_trial:
                     pass
                 case _:
@@ -232,7 +232,7 @@ class _Study:
     def restart(self, job: Job, workers: Workers) -> None:
         """After its worker was ended by others."""
         if self.stopping:
-            self.lost += job.name in self.steps
+            self.lost += self.begun(job.name)
             return
         self.kills[job.name] += 1
         if self.kills[job.name] > RESTARTS:
@@ -256,6 +256,10 @@ class _Study:
         else:
             self.waiting.appendleft(job.name)
             self.say(f"{job.label}: trained anew; what there was is now {place} ({failure.reason})")
+
+    def begun(self, name: str) -> int:
+        """Runs of a job that may have done more than their checkpoint holds."""
+        return len(self.jobs[name].specs.keys() - self.finished) if name in self.steps else 0
 
     def fail(self, job: Job, failure: Failed, workers: Workers) -> None:
         """Of an ensemble, all fail that are not finished."""
