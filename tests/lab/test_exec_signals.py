@@ -21,7 +21,7 @@ from alrc.lab.exec import stopping, study
 from alrc.lab.exec.messages import Message
 from alrc.lab.exec.stopping import StudyStopped
 
-WAITING = "waiting for {} to leave a checkpoint (again: do not wait)"
+WAITING = "waiting for {} to leave a checkpoint (Ctrl-C: do not wait)"
 SIGNALS = [signal.SIGINT, signal.SIGTERM]
 
 
@@ -111,6 +111,20 @@ def test_a_full_disk_stops_the_study_and_is_no_failure_of_the_run(tmp_path: Path
     )
     assert run(jobs, out, Here())[0] == {}
     assert_as_if_alone(out / "runs", jobs[0], tmp_path / "alone")
+
+
+def test_a_signal_does_not_wait_for_a_full_disk(tmp_path: Path) -> None:
+    class Both(Signalled):
+        given_up = False
+
+        def stop(self) -> None:
+            self.given_up = bool(self.given)
+
+    jobs = [planted("full", tmp_path / "left", 1, mishap="full disk"), *three()]
+    workers = Both("a", signal.SIGINT, answers=False, count=2)
+    error, _ = stopped(jobs, tmp_path / "study", workers)
+    assert workers.given_up
+    assert error.exit_code == 1
 
 
 def test_a_full_disk_is_told_when_a_log_can_not_be_written(

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +59,10 @@ def evaluate(task: Task, networks: Networks) -> list[float]:
 
 def save_evaluations(folder: Path, evaluations: list[list[float]]) -> None:
     """Writes evaluation.npy: a row for each evaluation, the step and then the metrics."""
-    with written_whole(folder / "evaluation.npy") as part, part.open("wb") as stream:
-        np.save(stream, np.array(evaluations, np.float64))
+    content = BytesIO()  # np.save does not say when a disk is full
+    np.save(content, np.array(evaluations, np.float64))
+    with written_whole(folder / "evaluation.npy") as part:
+        part.write_bytes(content.getvalue())
 
 
 def save_pictures(task: Task, networks: Networks, folder: Path) -> list[dict[str, str]]:

@@ -130,8 +130,13 @@ class RunFolder:
     def save_checkpoint(self, state: dict[str, Any], series: Series) -> None:
         """Brings the series to the disk, then replaces the last checkpoint, whole."""
         manifest = series.commit(state["step"])
-        with written_whole(self.path / "checkpoint.pt") as part:
-            torch.save({**state, "series": manifest}, part)
+        with written_whole(self.path / "checkpoint.pt") as part, part.open("wb") as stream:
+            try:
+                torch.save({**state, "series": manifest}, stream)
+            except RuntimeError as error:
+                if isinstance(error.__context__, OSError):  # a full disk, which it does not name
+                    raise error.__context__ from None
+                raise
 
 
 def _load(file: Path, mend: str) -> dict[str, Any]:

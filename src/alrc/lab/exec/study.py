@@ -25,6 +25,7 @@ __all__ = ["run_study"]
 RESTARTS = 3
 TRIAL_SECONDS = 1.0  # of training, from which the time of a setting is estimated
 ANSWER_SECONDS = 8.0  # for a checkpoint; some systems kill ten seconds after they said SIGTERM
+FULL_DISK = 1  # the exit code
 KILLED = "its process was ended from outside {} times, perhaps for lack of memory"
 
 
@@ -168,7 +169,7 @@ class _Study:
                     self.hear(name, message, workers)
             if self.stopping:
                 self.waiting.clear()
-            if self.signals.repeated or time.monotonic() > self.deadline:
+            if self.is_impatient() or time.monotonic() > self.deadline:
                 self.lost += sum(self.begun(name) for name in self.running)
                 self.running.clear()
 
@@ -201,7 +202,7 @@ class _Study:
                 case Failed(damaged=Path() as folder) if self.retry:
                     self.begin_anew(job, folder, message, workers)
                 case Failed(disk_full=True):
-                    self.ask_to_stop(f"the disk is full ({message.reason})", 1, workers)
+                    self.ask_to_stop(f"the disk is full ({message.reason})", FULL_DISK, workers)
                 case Failed():
                     self.fail(job, message, workers)
                 case Paused() if self.stopping:
@@ -272,7 +273,7 @@ class _Study:
             except OSError as error:
                 where = f"and its log can't be written ({error.strerror}):\n{failure.log}"
                 if error.errno in FULL:
-                    self.ask_to_stop("the disk is full", 1, workers)
+                    self.ask_to_stop("the disk is full", FULL_DISK, workers)
             self.failed[name] = log
             self.say(f"{name}: failed, {failure.reason}; {where}")
 
@@ -280,13 +281,18 @@ class _Study:
         if (number := self.signals.first) is not None:
             self.ask_to_stop("stopped", 128 + number, workers)
 
+    def is_impatient(self) -> bool:
+        """Whether a signal came while the study was stopping."""
+        signals = self.signals
+        return signals.repeated or (self.exit_code == FULL_DISK and signals.first is not None)
+
     def ask_to_stop(self, why: str, exit_code: int, workers: Workers) -> None:
         """Lets all jobs pause."""
         if not self.stopping:
             self.stopping, self.exit_code = why, exit_code
             self.deadline = time.monotonic() + ANSWER_SECONDS
             what = number_of(self.running, "job")
-            self.say(f"{why}; waiting for {what} to leave a checkpoint (again: do not wait)")
+            self.say(f"{why}; waiting for {what} to leave a checkpoint (Ctrl-C: do not wait)")
             workers.ask_to_stop()
 
     def last_words(self) -> str:
