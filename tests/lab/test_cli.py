@@ -86,7 +86,7 @@ def test_help_fits_its_terminal_and_cuts_nothing_off(columns: int) -> None:
     assert max(len(line.rstrip()) for line in lines) <= columns
     assert "…" not in told  # of a word that did not fit
     flat = " ".join(told.replace("│", " ").split())
-    for option in ("--sqrt-step", "--no-compile", "--learning-rate", "--retry", "--num-stddev"):
+    for option in ("--no-sqrt-step", "--compile", "--learning-rate", "--retry", "--num-stddev"):
         assert option in flat
 
 

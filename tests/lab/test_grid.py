@@ -124,8 +124,9 @@ def test_what_does_not_change_training_does_not_change_the_name(folder: Path) ->
 
 def test_a_change_of_the_file_of_a_task_is_another_run(folder: Path) -> None:
     before = read(folder, PLAIN).specs()[0].config
-    (folder / "own.py").write_text(OWN + "# changed\n")
-    after = read(folder, PLAIN).specs()[0].config
+    (folder / "changed").mkdir()
+    (folder / "changed/own.py").write_text(OWN + "# changed\n")
+    after = read(folder / "changed", PLAIN).specs()[0].config
     assert before.pop("sources") != after.pop("sources")
     assert before == after
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fabricated_studies import (
+    ERROR,
     NAN,
     PSNR,
     WOBBLE,
@@ -77,6 +78,21 @@ def test_lower_is_worse_where_higher_is_better(tmp_path: Path) -> None:
     assert cells(text)[0][2] == "✗ worse -19.5 %"
 
 
+def test_only_the_primary_metric_has_a_verdict(tmp_path: Path) -> None:
+    for seed in range(6):
+        for arm, value, limit in (("off", off, None), ("alrc", lower, 4.0)):
+            metrics = {"held-out error": value(seed), "second": value(seed)}
+            listed = [ERROR, {"name": "second", "unit": "", "better": "lower"}]
+            write_run(tmp_path, arm, seed, metrics=metrics, listed=listed, limit=limit)
+    text = markdown(tmp_path)
+    assert [row[3] for row in rows(text) if len(row) == 15 and row[2] == "second"] == [
+        "exploratory"
+    ]
+    verdicts = [line["verdict"] for line in spreadsheet(tmp_path, "comparisons.csv")]
+    assert verdicts[:2] == ["better", "exploratory"]
+    assert " where 0.05 was needed" in text  # the second takes no share of it
+
+
 def test_what_cannot_be_shown_is_unclear(tmp_path: Path) -> None:
     write_pairs(tmp_path, {"off": off, "alrc": unclear})
     text = markdown(tmp_path)
@@ -141,6 +157,8 @@ def test_a_run_that_diverged_counts_as_such_whatever_its_metric_is(tmp_path: Pat
         write_run(tmp_path, "alrc", seed, metrics={"held-out error": 0.1}, diverged=words, limit=4)
     assert cells(markdown(tmp_path))[0][2] == "† diverged 6 of 6"
     assert comparison(markdown(tmp_path))[8:11] == ["0", "0", "0"]
+    values = ["`squares`", "`alrc`", "held-out error", "-", "lower", "6", "6"]
+    assert values in rows(markdown(tmp_path))
 
 
 def test_diverging_less_often_is_an_outcome_of_its_own(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fabricated_studies import NAN, exploding, falling, png, write_pairs, write_run
+from fabricated_studies import NAN, PSNR, exploding, falling, png, write_pairs, write_run
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -163,11 +163,11 @@ def test_histograms_hold_each_finite_loss_once_before_and_after(
 
 def test_infinite_losses_are_cut_off_from_no_height(tmp_path: Path, drawn: Drawn) -> None:
     losses = falling(0)
-    losses[50] = math.inf
+    losses[50] = 99, math.inf
     write_run(tmp_path, "alrc", limit=4.0, losses={"loss": losses})
     write_report(tmp_path)
-    for collection in drawn["setting1-arm0-loss0"].collections:
-        assert np.isfinite(collection.get_paths()[0].vertices).all()
+    _, cut = (c.get_paths()[0].vertices[:, 1] for c in drawn["setting1-arm0-loss0"].collections)
+    assert cut.max() == 99
 
 
 def test_a_batch_limited_as_one_loss_is_shown_by_its_mean(tmp_path: Path, drawn: Drawn) -> None:
@@ -210,6 +210,13 @@ def test_a_forest_has_a_dot_for_each_pair(tmp_path: Path, drawn: Drawn) -> None:
     assert label.replace("\n", " ") == "held-out error: difference to off (%), left of 0 is better"
     assert zero.get_xdata() == [0, 0]
     assert not axes.yaxis.label.get_parse_math()  # a name with dollar signs is a name
+
+
+def test_a_forest_says_which_side_is_better(tmp_path: Path, drawn: Drawn) -> None:
+    write_pairs(tmp_path, {"off": lambda s: 20.0, "alrc": lambda s: 21.0 + s}, 2, PSNR)
+    write_report(tmp_path)
+    label = drawn["setting1-forest"].figure.get_supxlabel()
+    assert label == "PSNR: difference to off (dB), right of 0 is better"
 
 
 def test_many_arms_are_told_apart_without_colours() -> None:

@@ -50,7 +50,9 @@ def parameters(
     hints = typing.get_type_hints(cls)
     for field in dataclasses.fields(cls):  # type: ignore[arg-type]
         default = defaults.get(field.name, field.default)
+        flag = [f"--{field.name.replace('_', '-')}"] if default is False else []
         option = typer.Option(
+            *flag,  # without its opposite, which changes nothing
             help=cls.helps()[field.name],
             rich_help_panel=panel,
             show_default=default is not None,
