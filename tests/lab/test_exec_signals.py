@@ -100,6 +100,16 @@ def test_a_signal_after_the_last_result_changes_nothing(tmp_path: Path) -> None:
     assert run(three(), tmp_path, Late())[0] == {}
 
 
+def test_a_signal_that_the_last_run_did_not_hear_changes_nothing(tmp_path: Path) -> None:
+    class Deaf(Signalled):
+        def ask_to_stop(self) -> None:
+            pass
+
+    workers = Deaf("c", signal.SIGINT)
+    assert run(three(), tmp_path, workers)[0] == {}
+    assert workers.times == 2
+
+
 def test_a_full_disk_stops_the_study_and_is_no_failure_of_the_run(tmp_path: Path) -> None:
     jobs = [planted("full", tmp_path / "left", 1, mishap="full disk"), *three()]
     out = tmp_path / "study"

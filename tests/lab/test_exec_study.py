@@ -102,7 +102,7 @@ def test_a_run_whose_worker_is_always_ended_fails_in_the_end(end: Message, tmp_p
 @pytest.mark.slow
 def test_a_worker_that_was_asked_to_stop_by_others_is_replaced(tmp_path: Path) -> None:
     job = planted("asked", tmp_path / "left", 1, mishap="terminate")
-    failed, lines = run([job], tmp_path / "study")
+    failed, lines = run([job], tmp_path / "study", Processes(1))
     assert failed == {}
     assert ends(lines[2:]) == ["asked: finished", f"asked: {RESTART}"]
     assert_as_if_alone(tmp_path / "study" / "runs", job, tmp_path / "alone")
@@ -231,7 +231,9 @@ class TestEnsembles:
         ]
         assert run(jobs, tmp_path, Here())[0] == failed
         self.failing = ""
-        assert run(jobs, tmp_path, Here(), retry=True)[0] == {}
+        failed, lines = run(jobs, tmp_path, Here(), retry=True)
+        assert failed == {}
+        assert ends(lines[2:]) == ["seed0: finished", "seed2: finished"]
 
     def test_it_is_called_by_its_first_run(self, jobs: list[Job]) -> None:
         assert [job.label for job in jobs] == ["seed0 and 2 more", "alone"]
