@@ -5,15 +5,13 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
-from itertools import count
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tiny
 import torch
-from mishaps import assert_as_if_alone
+from mishaps import after, assert_as_if_alone
 
 from alrc.lab.engine.jobs import run_job
 from alrc.lab.engine.naming import Named
@@ -33,12 +31,6 @@ ARMS = {
 
 def folder_of(path: Path, spec: Spec) -> RunFolder:
     return RunFolder(path, spec.config)
-
-
-def after(steps: int) -> Callable[[], bool]:
-    """Says stop after so many steps of a session."""
-    counter = count(1)
-    return lambda: next(counter) >= steps
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])

@@ -11,12 +11,12 @@ from typing import Any
 import filelock
 from rich.console import Console
 
-from alrc.lab.engine.files import write_json, written_together, written_whole
+from alrc.lab.engine.files import FULL, write_json, written_together, written_whole
 from alrc.lab.engine.jobs import Job
 from alrc.lab.engine.storage import AnotherRun, RunFolder
 from alrc.lab.engine.training import Progress
 from alrc.lab.exec.estimate import data_lines, estimate, first_of_each_setting, setting_of
-from alrc.lab.exec.messages import FULL, Failed, Finished, Message, Paused, Workers
+from alrc.lab.exec.messages import Failed, Finished, Message, Paused, Workers
 from alrc.lab.exec.progress import StudyBars
 from alrc.lab.exec.stopping import Signals, StudyStopped
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alrc.lab.api import Metric
+from alrc.lab.engine.files import plain
 from alrc.lab.engine.naming import parse_value
 from alrc.lab.engine.series import read_series
 
@@ -258,7 +259,7 @@ def _same_spelling(text: str, run: Run, kind: str) -> bool:
     return (
         name == spelt
         and {word.partition("=")[0] for word in others} <= given.keys()
-        and all(options.get(key) == parse_value(value) for key, value in given.items())
+        and all(options.get(key) == plain(parse_value(value), key) for key, value in given.items())
     )
 
 
