@@ -25,7 +25,7 @@ from torch import Tensor
 
 from alrc.lab.engine.jobs import Job, run_job
 from alrc.lab.engine.spec import Spec
-from alrc.lab.engine.training import Stopped
+from alrc.lab.engine.training import Progress, Stopped
 from alrc.lab.exec.messages import Message, Workers, train_job
 from alrc.lab.exec.study import run_study
 from alrc.lab.exec.workers import Processes
@@ -129,6 +129,23 @@ class Here:
 
     def stop(self) -> None:
         self.given = []
+
+
+class Signalled(Here):
+    """Workers in this process; a signal comes while a run is trained."""
+
+    def __init__(self, during: str, number: int, answers: bool = True, count: int = 1) -> None:
+        super().__init__(count)
+        self.during, self.number, self.answers, self.times = during, number, answers, 0
+
+    def wait(self) -> list[tuple[str, Message]]:
+        job, _, seconds = self.given[0]
+        if seconds is None and job.name == self.during:
+            os.kill(os.getpid(), self.number)
+            self.times += 1
+            if not self.answers or self.times == 1:
+                return [(job.name, Progress(1, 0.0))]
+        return super().wait()
 
 
 def run(

@@ -64,8 +64,8 @@ def storing(folder: Path) -> Iterator[None]:
         if isinstance(error, NotADirectoryError | FileExistsError):
             file = next((path for path in (file, *file.parents) if path.is_file()), file)
             raise Damaged(
-                f"{file} must be a folder, because a run is kept in it; it is a file. Move it away, "
-                "or pass another path."
+                f"{file} must be a folder, because a run is kept in it; it is a file. Move it "
+                "away, or pass another path."
             ) from error
         if error.errno in FULL:
             words = (

@@ -4,6 +4,7 @@ Faults of config.json and result.json are half-sentences; who opened the file sa
 and what to do.
 """
 
+import io
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -88,10 +89,11 @@ def save_evaluations(folder: Path, rows: Sequence[Sequence[float]]) -> dict[str,
     Returns:
         What result.json says of it.
     """
-    with written_whole(folder / "evaluation.npy") as part, part.open("wb+") as stream:
-        np.save(stream, np.array(rows, np.float64))
-        stream.seek(0)
-        return {"crc32": f"{zlib.crc32(stream.read()):08x}"}
+    content = io.BytesIO()  # np.save does not say when a disk is full
+    np.save(content, np.array(rows, np.float64))
+    with written_whole(folder / "evaluation.npy") as part:
+        part.write_bytes(content.getbuffer())
+    return {"crc32": f"{zlib.crc32(content.getbuffer()):08x}"}
 
 
 def read_evaluations(
