@@ -115,8 +115,8 @@ REASONS = {
     "folder of this run, and it is trained anew",
     damage_config: "{} must hold a JSON object; Expecting value: line 1 column 1 (char 0). Remove "
     "{run}, or pass another folder",
-    replace_folder: "{} must be a folder, because a run is kept in it; it is a file. Pass another "
-    "path",
+    replace_folder: "{} must be a folder, because a run is kept in it; it is a file. Move it "
+    "away, or pass another path",
 }
 
 

@@ -202,7 +202,8 @@ class _Study:
                 case Failed(damaged=Path() as folder) if self.retry:
                     self.begin_anew(job, folder, message, workers)
                 case Failed(disk_full=True):
-                    self.ask_to_stop(f"the disk is full ({message.reason})", FULL_DISK, workers)
+                    why = f"the disk is full ({message.reason.partition(';')[0]})"
+                    self.ask_to_stop(why, FULL_DISK, workers)
                 case Failed():
                     self.fail(job, message, workers)
                 case Paused() if self.stopping:
