@@ -277,7 +277,7 @@ class Arm(Options):
         return None
 
     def logged(self) -> Mapping[str, float | Tensor]:
-        """Numbers of the last step for the report, the same names in each."""
+        """Numbers of the last phase for the report, the same names in each."""
         return {}
 
     def state_dict(self) -> dict[str, Any]:

@@ -123,7 +123,7 @@ class _Stacked(Design):
 
     def log(self, record: Record) -> None:
         for name, x in self.arm.logged().items():
-            record(f"arm.{name}", self._checked(torch.as_tensor(x)))
+            record(f"arm.{name}.{PHASE}", self._checked(torch.as_tensor(x)))
 
     def _checked(self, x: Tensor) -> Tensor:
         if not x.dim() or len(x) != len(self.specs):
@@ -166,7 +166,7 @@ class _Separate(Design):
     def log(self, record: Record) -> None:
         logged = [run.logged() for run in self.runs]
         for name in dict.fromkeys(name for numbers in logged for name in numbers):
-            _record(record, f"arm.{name}", [numbers.get(name) for numbers in logged])
+            _record(record, f"arm.{name}.{PHASE}", [numbers.get(name) for numbers in logged])
 
     def state_dict(self) -> Any:
         return [run.state_dict() for run in self.runs]

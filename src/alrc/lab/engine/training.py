@@ -126,7 +126,7 @@ class Trainer:
         if phase in self.schedules:
             self.schedules[phase].step()
         for name, number in arm.logged().items():
-            record(f"arm.{name}", number)
+            record(f"arm.{name}.{phase}", number)
 
     def _record(self, name: str, row: Tensor | float) -> None:
         self.series.record(self.step, name, row)
