@@ -8,44 +8,53 @@ step that is not spent in operators at all; and what preparing the data takes of
 
 import time
 from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from alrc.lab.data.images import load_images
-from alrc.lab.engine.training import Run, RunConfig, Trainer
-from alrc.lab.tasks.supersampling.task import Supersampling
+from alrc.lab.api import Training
+from alrc.lab.engine.naming import Named
+from alrc.lab.engine.series import Series
+from alrc.lab.engine.spec import Spec, task_of
+from alrc.lab.engine.training import Trainer
 
 STEPS = 256
 
 
 def main() -> None:
+    with TemporaryDirectory() as folder:
+        measure(Path(folder))
+
+
+def measure(folder: Path) -> None:
     torch.set_num_threads(1)
-    images = load_images("photographs")
     print(f"{'width':>5}{'batch':>7}{'step ms':>9}{'convolutions':>14}{'other ops':>11}{'data':>7}")
     for width, batch_size in ((16, 1), (64, 1), (64, 4)):
         steps = STEPS if width == 16 else STEPS // 8
-        task = Supersampling(images, 4, width)
-        config = RunConfig(3 * steps, batch_size, num_stddev=3.0)
-        trainer, run = Trainer(task, config), Run.empty(config)
-        batches = task.batches(0, batch_size)
+        named = Named("task", "supersampling", (("width", width),))
+        task, training = task_of(named), Training(3 * steps, batch_size)
+        spec = Spec(named, Named("arm", "alrc"), training, 0)
+        trainer = Trainer(spec, Series(folder / f"{width}-{batch_size}"))
+        batches = task.batches(0, batch_size, 0)
         for batch in islice(batches, steps):
-            trainer.advance(*batch, run)
+            trainer.advance(batch)
 
         blocks = max(STEPS // batch_size, 1)  # batches that are prepared at once
         start = time.perf_counter()
-        for _ in islice(task.batches(1, batch_size), blocks):
+        for _ in islice(task.batches(1, batch_size, 0), blocks):
             pass
         data = (time.perf_counter() - start) / blocks
         prepared = list(islice(batches, steps))
         start = time.perf_counter()
         for batch in prepared:
-            trainer.advance(*batch, run)
+            trainer.advance(batch)
         step = (time.perf_counter() - start) / steps
 
         with profile(activities=[ProfilerActivity.CPU]) as profiler:
             for batch in prepared:
-                trainer.advance(*batch, run)
+                trainer.advance(batch)
         events = profiler.key_averages()
         total = sum(event.self_cpu_time_total for event in events)
         inside = sum(

@@ -35,6 +35,7 @@ def write_run(
     limit: float | None = None,
     diverged: str | None = None,
     logged: Mapping[str, NDArray[np.float32]] | None = None,
+    arm_logged: Mapping[str, NDArray[np.float32]] | None = None,
     evaluations: Sequence[Sequence[float]] | None = None,
     pictures: Mapping[str, str] | None = None,
     sources: Mapping[str, str] | None = None,
@@ -78,6 +79,7 @@ def write_run(
             series[f"{key}.limit"] = np.full(steps, limit, np.float32)
             series[f"{key}.limit"][:10] = math.inf
     series |= {f"logged.{key}": values for key, values in (logged or {}).items()}
+    series |= {f"arm.{key}": values for key, values in (arm_logged or {}).items()}
     if name is None:
         digest = hashlib.sha256(json.dumps(config).encode()).hexdigest()[:8]
         name = f"{task.split()[0]}-{arm.split()[0]}-seed{seed}-{digest}".replace("/", "_")

@@ -11,17 +11,21 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
+import pytest
 import tiny
 from rich.console import Console
 from torch import Tensor
 
 from alrc.lab.engine.jobs import Job, run_job
+from alrc.lab.engine.spec import Spec
+from alrc.lab.engine.training import Progress, Stopped
 from alrc.lab.exec.messages import Message, Workers, train_job
 from alrc.lab.exec.study import run_study
 from alrc.lab.exec.workers import Processes
@@ -127,6 +131,23 @@ class Here:
         self.given = []
 
 
+class Signalled(Here):
+    """Workers in this process; a signal comes while a run is trained."""
+
+    def __init__(self, during: str, number: int, answers: bool = True, count: int = 1) -> None:
+        super().__init__(count)
+        self.during, self.number, self.answers, self.times = during, number, answers, 0
+
+    def wait(self) -> list[tuple[str, Message]]:
+        job, _, seconds = self.given[0]
+        if seconds is None and job.name == self.during:
+            os.kill(os.getpid(), self.number)
+            self.times += 1
+            if not self.answers or self.times == 1:
+                return [(job.name, Progress(1, 0.0))]
+        return super().wait()
+
+
 def run(
     jobs: Sequence[Job], out: Path, workers: Workers | None = None, **settings: Any
 ) -> tuple[dict[str, Path], list[str]]:
@@ -139,6 +160,20 @@ def run(
         assert not multiprocessing.active_children()
         assert "\x1b" not in screen.file.getvalue()  # no live bars where there is no terminal
     return failed, run.said
+
+
+def after(steps: int) -> Callable[[], bool]:
+    """Says stop after so many steps of a session."""
+    counter = count(1)
+    return lambda: next(counter) >= steps
+
+
+def paused(tmp_path: Path) -> tuple[Spec, Path]:
+    """A run whose checkpoint is that of step 6."""
+    job = tiny.job("run")
+    with pytest.raises(Stopped):
+        run_job(job, tmp_path, stop=after(6))
+    return job.specs["run"], tmp_path / "run"
 
 
 CHANGING = ("seconds",)  # of a result, what no two runs have in common

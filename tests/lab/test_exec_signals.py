@@ -14,33 +14,15 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from mishaps import Here, assert_as_if_alone, planted, run
+from mishaps import Here, Signalled, assert_as_if_alone, planted, run
 
 from alrc.lab.engine.jobs import Job
-from alrc.lab.engine.training import Progress
 from alrc.lab.exec import stopping, study
 from alrc.lab.exec.messages import Message
 from alrc.lab.exec.stopping import StudyStopped
 
-WAITING = "waiting for {} to leave a checkpoint (again: do not wait)"
+WAITING = "waiting for {} to leave a checkpoint (Ctrl-C: do not wait)"
 SIGNALS = [signal.SIGINT, signal.SIGTERM]
-
-
-class Signalled(Here):
-    """Workers in this process; a signal comes while a run is trained."""
-
-    def __init__(self, during: str, number: int, answers: bool = True, count: int = 1) -> None:
-        super().__init__(count)
-        self.during, self.number, self.answers, self.times = during, number, answers, 0
-
-    def wait(self) -> list[tuple[str, Message]]:
-        job, _, seconds = self.given[0]
-        if seconds is None and job.name == self.during:
-            os.kill(os.getpid(), self.number)
-            self.times += 1
-            if not self.answers or self.times == 1:
-                return [(job.name, Progress(1, 0.0))]
-        return super().wait()
 
 
 @pytest.fixture(autouse=True)
@@ -118,6 +100,16 @@ def test_a_signal_after_the_last_result_changes_nothing(tmp_path: Path) -> None:
     assert run(three(), tmp_path, Late())[0] == {}
 
 
+def test_a_signal_that_the_last_run_did_not_hear_changes_nothing(tmp_path: Path) -> None:
+    class Deaf(Signalled):
+        def ask_to_stop(self) -> None:
+            pass
+
+    workers = Deaf("c", signal.SIGINT)
+    assert run(three(), tmp_path, workers)[0] == {}
+    assert workers.times == 2
+
+
 def test_a_full_disk_stops_the_study_and_is_no_failure_of_the_run(tmp_path: Path) -> None:
     jobs = [planted("full", tmp_path / "left", 1, mishap="full disk"), *three()]
     out = tmp_path / "study"
@@ -129,6 +121,20 @@ def test_a_full_disk_stops_the_study_and_is_no_failure_of_the_run(tmp_path: Path
     )
     assert run(jobs, out, Here())[0] == {}
     assert_as_if_alone(out / "runs", jobs[0], tmp_path / "alone")
+
+
+def test_a_signal_does_not_wait_for_a_full_disk(tmp_path: Path) -> None:
+    class Both(Signalled):
+        given_up = False
+
+        def stop(self) -> None:
+            self.given_up = bool(self.given)
+
+    jobs = [planted("full", tmp_path / "left", 1, mishap="full disk"), *three()]
+    workers = Both("a", signal.SIGINT, answers=False, count=2)
+    error, _ = stopped(jobs, tmp_path / "study", workers)
+    assert workers.given_up
+    assert error.exit_code == 1
 
 
 def test_a_full_disk_is_told_when_a_log_can_not_be_written(

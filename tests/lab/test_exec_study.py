@@ -11,6 +11,7 @@ from mishaps import Here, assert_as_if_alone, planted, run
 
 from alrc.lab.engine.jobs import Job, run_job
 from alrc.lab.exec import messages, study
+from alrc.lab.exec.messages import Message, Paused
 from alrc.lab.exec.workers import Processes
 
 RESTART = "its process was ended from outside; starting it again"
@@ -26,68 +27,85 @@ def ends(lines: list[str]) -> list[str]:
     return sorted(line.split(", slope error")[0] for line in lines if line[:5] != "about")
 
 
-def test_a_study_with_mishaps_ends_as_if_each_run_were_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(study, "RESTARTS", 1)
-    kinds = {"killed": "kill", "always killed": "kill", "failing": "raise", "asked": "terminate"}
-    left = {name: tmp_path / name for name in kinds}
-    jobs = [planted(n, left[n], 9 if "always" in n else 1, mishap=k) for n, k in kinds.items()]
-    jobs += [tiny.job("plain", arm=tiny.OFF, noise=0.2), tiny.job("diverged", noise=1e30)]
+def test_a_study_with_mishaps_ends_as_if_each_run_were_alone(tmp_path: Path) -> None:
+    left = {name: tmp_path / name for name in ("killed", "failing")}
+    jobs = [
+        planted("killed", left["killed"], 1, mishap="kill"),
+        planted("failing", left["failing"], 1),
+        tiny.job("plain", arm=tiny.OFF, noise=0.2),
+        tiny.job("diverged", noise=1e30),
+    ]
     out, runs = tmp_path / "study", tmp_path / "study" / "runs"
-    good = ("killed", "asked", "plain", "diverged")
+    good = ("killed", "plain", "diverged")
 
     failed, lines = run(jobs, out, record={"seeds": [0]})
-    logs = {name: runs / name / "log.txt" for name in ("always killed", "failing")}
-    assert failed == logs
+    log = runs / "failing" / "log.txt"
+    assert failed == {"failing": log}
     assert lines[:3] == [
-        "mishaps.py:Planted in 3 settings: points generated",
+        "mishaps.py:Planted in 2 settings: points generated",
         "tiny.py:Line in 2 settings: points generated",
-        "6 runs: 0 finished and 0 failed earlier, 6 to do",
+        "4 runs: 0 finished and 0 failed earlier, 4 to do",
     ]
     assert ends(lines[3:]) == sorted(
         [
-            f"always killed: {RESTART}",
-            "always killed: failed, its process was ended from outside 2 times, perhaps for lack "
-            f"of memory; see {logs['always killed']}",
-            f"asked: {RESTART}",
             f"killed: {RESTART}",
-            f"failing: failed, ZeroDivisionError: planted; see {logs['failing']}",
+            f"failing: failed, ZeroDivisionError: planted; see {log}",
             *[f"{name}: finished" for name in good],
         ]
     )
     assert "diverged: finished, slope error 2.007; diverged: loss is infinite from step 1 on" in (
         lines
     )
-    log = logs["failing"].read_text().splitlines()
-    assert log[0] == "Traceback (most recent call last):"
-    assert log[-1] == "ZeroDivisionError: planted"
-    assert logs["always killed"].read_text() == (
-        "Its process was ended from outside 2 times, perhaps for lack of memory.\n"
-    )
-    assert left["always killed"].read_text() == "7"
+    assert log.read_text().splitlines()[0] == "Traceback (most recent call last):"
+    assert log.read_text().splitlines()[-1] == "ZeroDivisionError: planted"
     assert json.loads((out / "study.json").read_text()) == {"seeds": [0]}
-    alone = {job.name: tmp_path / "alone" for job in jobs}
     for job in jobs:
         if job.name in good:
-            assert_as_if_alone(runs, job, alone[job.name])
+            assert_as_if_alone(runs, job, tmp_path / "alone")
 
     # Typed again: finished runs stay as they are, failed ones stay failed.
     times = {name: (runs / name / "result.json").stat().st_mtime_ns for name in good}
     failed, lines = run(jobs, out, Here())
-    assert failed == logs
-    assert lines[2:] == ["6 runs: 4 finished and 2 failed earlier, 0 to do"]
+    assert failed == {"failing": log}
+    assert lines[2:] == ["4 runs: 3 finished and 1 failed earlier, 0 to do"]
 
     # With retry: failed ones go on from their checkpoints, the others stay as they are.
-    left["always killed"].write_text("0")
     failed, lines = run(jobs, out, Here(), retry=True)
     assert failed == {}
-    assert lines[2] == "6 runs: 4 finished and 2 failed earlier, 2 to do"
-    for job in jobs:
-        if job.name in logs:
-            assert_as_if_alone(runs, job, alone[job.name])
-            assert not logs[job.name].exists()
+    assert lines[2] == "4 runs: 3 finished and 1 failed earlier, 1 to do"
+    assert_as_if_alone(runs, jobs[1], tmp_path / "alone")
+    assert not log.exists()
     assert times == {name: (runs / name / "result.json").stat().st_mtime_ns for name in good}
+
+
+@pytest.mark.parametrize("end", [None, Paused(asked=True)])
+def test_a_run_whose_worker_is_always_ended_fails_in_the_end(end: Message, tmp_path: Path) -> None:
+    class Ending(Here):
+        def wait(self) -> list[tuple[str, Message]]:
+            if self.given[0][0].name == "ended":
+                self.given.pop(0)
+                return [("ended", end)]
+            return super().wait()
+
+    workers = Ending()
+    failed, lines = run([tiny.job("ended"), tiny.job("other", seed=1)], tmp_path, workers)
+    log = tmp_path / "runs" / "ended" / "log.txt"
+    assert failed == {"ended": log}
+    assert [name for name, _ in workers.order].count("ended") == 4
+    words = "its process was ended from outside 4 times, perhaps for lack of memory"
+    assert ends(lines[2:]) == sorted(
+        [*[f"ended: {RESTART}"] * 3, f"ended: failed, {words}; see {log}", "other: finished"]
+    )
+    assert log.read_text() == f"{words.capitalize()}.\n"
+
+
+@pytest.mark.slow
+def test_a_worker_that_was_asked_to_stop_by_others_is_replaced(tmp_path: Path) -> None:
+    job = planted("asked", tmp_path / "left", 1, mishap="terminate")
+    failed, lines = run([job], tmp_path / "study", Processes(1))
+    assert failed == {}
+    assert ends(lines[2:]) == ["asked: finished", f"asked: {RESTART}"]
+    assert_as_if_alone(tmp_path / "study" / "runs", job, tmp_path / "alone")
 
 
 def test_the_longest_runs_come_first_after_one_of_each_setting(tmp_path: Path) -> None:
@@ -213,7 +231,9 @@ class TestEnsembles:
         ]
         assert run(jobs, tmp_path, Here())[0] == failed
         self.failing = ""
-        assert run(jobs, tmp_path, Here(), retry=True)[0] == {}
+        failed, lines = run(jobs, tmp_path, Here(), retry=True)
+        assert failed == {}
+        assert ends(lines[2:]) == ["seed0: finished", "seed2: finished"]
 
     def test_it_is_called_by_its_first_run(self, jobs: list[Job]) -> None:
         assert [job.label for job in jobs] == ["seed0 and 2 more", "alone"]

@@ -96,6 +96,32 @@ def test_a_loss_of_some_steps_alone_is_drawn_there(tmp_path: Path, drawn: Drawn)
     assert len(lines(drawn["setting1-loss0"])["off"]) == 200
 
 
+def test_what_tasks_and_arms_log_is_drawn_by_its_name(tmp_path: Path, drawn: Drawn) -> None:
+    norms = falling(0, size=1)[:, 0]
+    write_run(tmp_path, "off", logged={"error": norms})
+    write_run(tmp_path, "clip", logged={"error": 2 * norms}, arm_logged={"norm": 3 * norms})
+    write_report(tmp_path)
+    for name, label, expected in (
+        ("setting1-logged0", "error", {"off": norms, "clip": 2 * norms}),
+        ("setting1-arm0", "norm", {"clip": 3 * norms}),
+    ):
+        assert drawn[name].get_ylabel() == label
+        curves = lines(drawn[name])
+        assert curves.keys() == expected.keys()
+        for arm, values in expected.items():
+            np.testing.assert_allclose(curves[arm][:, 1], values, rtol=1e-6)
+
+
+def test_figures_of_an_earlier_report_go_and_other_files_stay(tmp_path: Path, drawn: Drawn) -> None:
+    write_run(tmp_path, "off")
+    (tmp_path / "figures").mkdir()
+    for name in ("setting7-loss0.png", "mine.png"):
+        (tmp_path / "figures" / name).write_bytes(png(0))
+    write_report(tmp_path)
+    names = {file.name for file in (tmp_path / "figures").iterdir()}
+    assert names == {f"{name}.png" for name in (*drawn, "mine")}
+
+
 def test_differences_are_of_pairs_of_a_seed(tmp_path: Path, drawn: Drawn) -> None:
     for seed, gain in enumerate((0.7, 0.8, 0.9)):
         write_run(tmp_path, "off", seed)

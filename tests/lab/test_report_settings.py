@@ -91,3 +91,14 @@ def test_the_matrix_of_many_settings_comes_before_their_sentences(tmp_path: Path
     assert [row[2] for row in cells(text)] == [
         "✓ better -19.5 %" if batch == 3 else "? too few pairs +0.0 %" for batch in range(1, 15)
     ]
+
+
+def test_what_varies_is_named_also_where_it_is_the_default(tmp_path: Path) -> None:
+    for task, power in (("task width=2", 4), ("task power=2 width=2", 2)):
+        for size in (1, 4):
+            options = {"power": power, "width": 2}
+            write_run(tmp_path, task=task, task_options=options, training={"batch_size": size})
+    text = markdown(tmp_path)
+    for power in (2, 4):
+        for size in (1, 4):
+            assert f"`task power={power}, batch_size={size}`" in text

@@ -2,10 +2,13 @@
 
 import itertools
 import json
+import pickle
+import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,7 +18,7 @@ from alrc.lab.engine.outcome import evaluate
 from alrc.lab.engine.rows import Rows
 from alrc.lab.engine.series import Series
 from alrc.lab.engine.spec import Spec, task_of
-from alrc.lab.engine.stacking import Stack
+from alrc.lab.engine.stacking import Stack, refusal
 
 __all__ = ["Ensemble", "setting_of", "why_alone"]
 
@@ -85,6 +88,7 @@ class Ensemble:
             self.designs.append(make_design(self.task, list(group), self.stack, start))
         self.rows = self._shared_rows()
         self.step, self.seconds, self.first_loss, self.is_checked = 0, 0.0, "", False
+        self.random = _random()
 
     def _shared_rows(self) -> list[Rows]:
         sharing = [d for d in self.designs if d.is_stacked]
@@ -100,7 +104,7 @@ class Ensemble:
     def batches(self) -> Iterator[Sequence[Any]]:
         """Those of the steps to come: one for each distinct seed."""
         size, step = self.training.batch_size, self.step
-        return zip(*(self.task.batches(s, size, step) for s in self.stack.seeds), strict=True)
+        return zip(*(self.task.batches(s, size, step) for s in self.stack.seeds), strict=False)
 
     def advance(self, batches: Sequence[Any]) -> None:
         """One training step of all members, written into the series."""
@@ -161,7 +165,17 @@ class Ensemble:
         return float(rows.reshape(*rows.shape[:2], -1).mean((0, 2)).nanmedian())
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that continued runs need."""
+        """Everything that continued runs need.
+
+        Raises:
+            ValueError: If members have drawn from a generator that they share.
+        """
+        if _random() != self.random:
+            raise refusal(
+                self.task,
+                "draw random numbers from torch alone in its steps and arms, not from NumPy's or "
+                "Python's generators, which the runs would share",
+            )
         return {
             "step": self.step,
             "seconds": self.seconds,
@@ -187,6 +201,11 @@ class Ensemble:
             if member in design.members:
                 yield from _under(_prefix(i), names, member - design.members.start)
         yield from _under(ALL, names, member)
+
+
+def _random() -> bytes:
+    """Where NumPy's and Python's generators are."""
+    return pickle.dumps((np.random.get_state(), random.getstate()))
 
 
 def _prefix(design: int) -> str:

@@ -186,9 +186,9 @@ class _Run:
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.values = [p.detach() for p in self.parameters]
         self.gradients = [p.grad for p in self.parameters]
-        self.arm.begin(stack.values.device)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(spec.seed)
+            self.arm.begin(stack.values.device)
             self.random = torch.get_rng_state()
 
     def limit(self, losses: Losses) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

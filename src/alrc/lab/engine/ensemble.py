@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from alrc.lab.engine.batched import Ensemble
-from alrc.lab.engine.files import read_json, sync_all, written_together
+from alrc.lab.engine.files import read_json, storing, sync_all, written_together
 from alrc.lab.engine.series import Series, is_present, read_series
-from alrc.lab.engine.spec import FORMAT, Spec
+from alrc.lab.engine.spec import Spec
 from alrc.lab.engine.storage import RunFolder
+from alrc.lab.engine.stored import FORMAT
 from alrc.lab.engine.training import Progress, Trained, finish, go_on, train
 
 __all__ = ["train_together"]
@@ -96,11 +97,12 @@ def _store(
     order = list(ensemble.specs)
     written = {}
     for name, own in folders.items():
-        (own.path / "checkpoint.pt").unlink(missing_ok=True)  # of other series than these
-        written[name] = series = Series(own.path / "series")
-        for there, here, row in ensemble.series_of(order.index(name), stored):
-            if is_present(own_rows := stored[there][:, row]).any():  # alone it has none else
-                series.write(here, own_rows)
+        with storing(own.path):
+            (own.path / "checkpoint.pt").unlink(missing_ok=True)  # of other series than these
+            written[name] = series = Series(own.path / "series")
+            for there, here, row in ensemble.series_of(order.index(name), stored):
+                if is_present(own_rows := stored[there][:, row]).any():  # alone it has none else
+                    series.write(here, own_rows)
     sync_all(p for own in folders.values() for p in (own.path / "series").iterdir())
     with written_together():
         for name, own in folders.items():

@@ -1,16 +1,24 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and words for what keeps them from it."""
 
+import errno
+import hashlib
 import json
+import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
 __all__ = [
+    "FULL",
     "Damaged",
+    "NotStored",
+    "digest",
+    "plain",
     "read_json",
+    "storing",
     "sync_all",
     "sync_folder",
     "write_json",
@@ -26,6 +34,59 @@ class Damaged(ValueError):
     """
 
     folder: Path | None = None
+
+
+class NotStored(OSError, ValueError):
+    """The system keeps a file from being written or read; ``errno`` says why, the message too."""
+
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
+
+
+@contextmanager
+def storing(folder: Path) -> Iterator[None]:
+    """Says in words what keeps the files of a folder from being written or read.
+
+    Raises:
+        Damaged: If there is a folder in the place of a file, or a file in that of a folder.
+        NotStored: If the disk is full, or for what else the system says.
+    """
+    try:
+        yield
+    except NotStored:
+        raise
+    except OSError as error:
+        name = error.filename2 or error.filename
+        file = Path(name) if isinstance(name, str | Path) else folder
+        if isinstance(error, IsADirectoryError):
+            raise Damaged(f"{file} must be a file; it is a folder. Remove it.") from error
+        if isinstance(error, NotADirectoryError | FileExistsError):
+            file = next((path for path in (file, *file.parents) if path.is_file()), file)
+            raise Damaged(f"{file} must be a folder; it is a file. Remove it.") from error
+        if error.errno in FULL:
+            words = (
+                f"{folder} must have room for what is stored in it; the disk is full. Free some "
+                "space, and the same command goes on."
+            )
+        elif error.errno in READ_ONLY:
+            words = (
+                f"{file} must be writable, because a run is stored there; it is not "
+                f"({error.strerror}). Make it so, or pass another folder."
+            )
+        elif isinstance(error, FileNotFoundError):
+            words = (
+                f"{file} must stay there while its folder is in use; it was removed. The same "
+                "command goes on from what is left."
+            )
+        else:
+            words = (
+                f"{file} must be on a disk that works; the system says: {error.strerror}. When it "
+                "does, the same command goes on."
+            )
+        worded = NotStored(words)
+        worded.errno = error.errno
+        raise worded from error
 
 
 # Files that are written, and the names that they are to have, within written_together.
@@ -55,7 +116,8 @@ def written_together() -> Iterator[None]:
         yield
         sync_all(waiting)
         for part, path in waiting.items():
-            os.replace(part, path)
+            with storing(path.parent):
+                os.replace(part, path)
         sync_all({path.parent for path in waiting.values()})
     finally:
         _waiting.reset(token)
@@ -80,14 +142,15 @@ def written_whole(path: Path) -> Iterator[Path]:
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     waiting = _waiting.get()
     try:
-        yield part
-        if waiting is not None:
-            waiting[part] = path
-            return
-        with part.open("rb+") as stream:
-            os.fsync(stream.fileno())
-        os.replace(part, path)
-        sync_folder(path.parent)
+        with storing(path.parent):
+            yield part
+            if waiting is not None:
+                waiting[part] = path
+                return
+            with part.open("rb+") as stream:
+                os.fsync(stream.fileno())
+            os.replace(part, path)
+            sync_folder(path.parent)
     finally:
         if waiting is None or part not in waiting:
             part.unlink(missing_ok=True)
@@ -114,10 +177,36 @@ def sync_all(files: Iterable[Path]) -> None:
                 os.fsync(stream.fileno())
 
 
+def plain(value: Any, name: str) -> Any:
+    """A value as JSON can say it; infinity and NaN become text, as which TOML has them.
+
+    Raises:
+        ValueError: If it can't, which is said of its ``name``.
+    """
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(float(value))
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): plain(x, f"{name}.{key}") for key, x in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(x, name) for x in value]
+    raise ValueError(
+        f"{name} must be a plain value, such as a number or text, because it is stored as JSON; it "
+        f"is of type {type(value).__name__}."
+    )
+
+
+def digest(value: Any) -> str:
+    """Tells plain values from others."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
 def write_json(file: Path, value: Any) -> None:
-    """Writes plain values, whole; NaN and infinity are not among them."""
+    """Writes plain values, whole."""
+    text = json.dumps(plain(value, file.name), indent=2)
     with written_whole(file) as part:
-        part.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        part.write_text(text + "\n", encoding="utf-8")
 
 
 def read_json(file: Path, mend: str) -> dict[str, Any]:
@@ -131,9 +220,12 @@ def read_json(file: Path, mend: str) -> dict[str, Any]:
         Damaged: If it is not one.
     """
     try:
-        value = json.loads(file.read_text(encoding="utf-8"))
+        with storing(file.parent):
+            value = json.loads(file.read_bytes())
         if not isinstance(value, dict):
             raise ValueError(f"it holds a {type(value).__name__}")
-    except ValueError as error:  # UnicodeDecodeError is one too
+    except (Damaged, NotStored):
+        raise
+    except (ValueError, RecursionError) as error:  # UnicodeDecodeError is one too
         raise Damaged(f"{file} must hold a JSON object; {error}. {mend}") from None
     return value

@@ -9,6 +9,7 @@ left out, and ``none`` stands for nothing given.
 import hashlib
 import importlib.util
 import json
+import math
 import shlex
 import sys
 import tomllib
@@ -144,6 +145,8 @@ def _spell_value(value: Any) -> str:
         return shlex.quote(value)
     if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
         return str(int(value))
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)  # inf or nan, as TOML has them
     return shlex.quote(json.dumps(value, separators=(",", ":")))
 
 

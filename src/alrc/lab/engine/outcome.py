@@ -1,8 +1,10 @@
 """What comes of a run: its metrics, what happened to its losses, and whether it diverged."""
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from alrc.lab.api import Networks, Task
-from alrc.lab.engine.files import written_whole
+from alrc.lab.api import Networks, Picture, Task
+from alrc.lab.engine.files import storing, written_whole
+from alrc.lab.engine.randomness import kept
 from alrc.lab.engine.series import Manifest, is_present, read_series
 
 __all__ = ["evaluate", "last_tenth", "save_evaluations", "save_pictures", "summarise"]
@@ -32,11 +35,16 @@ def evaluating(networks: Networks) -> Iterator[None]:
     try:
         for network in networks.values():
             network.eval()
-        with torch.no_grad(), torch.random.fork_rng():
+        with torch.no_grad(), kept(_device_of(networks)):
             yield
     finally:
         for module, mode in modes:
             module.training = mode
+
+
+def _device_of(networks: Networks) -> torch.device:
+    devices = (p.device for network in networks.values() for p in network.parameters())
+    return next(devices, torch.device("cpu"))
 
 
 def evaluate(task: Task, networks: Networks) -> list[float]:
@@ -58,24 +66,45 @@ def evaluate(task: Task, networks: Networks) -> list[float]:
 
 def save_evaluations(folder: Path, evaluations: list[list[float]]) -> None:
     """Writes evaluation.npy: a row for each evaluation, the step and then the metrics."""
-    with written_whole(folder / "evaluation.npy") as part, part.open("wb") as stream:
-        np.save(stream, np.array(evaluations, np.float64))
+    content = BytesIO()  # np.save does not say when a disk is full
+    np.save(content, np.array(evaluations, np.float64))
+    with written_whole(folder / "evaluation.npy") as part:
+        part.write_bytes(content.getvalue())
 
 
 def save_pictures(task: Task, networks: Networks, folder: Path) -> list[dict[str, str]]:
     """Writes pictures/*.png, and returns their captions."""
-    saved = []
+    saved = dict[str, str]()
     with evaluating(networks):
         for picture in task.pictures(networks):
-            (folder / "pictures").mkdir(exist_ok=True)
             file = f"pictures/{picture.name}.png"
-            pixels = np.clip(np.asarray(picture.pixels, np.float64), 0, 1)
-            if pixels.ndim == 2:
-                pixels = np.stack([pixels] * 3, axis=-1)
-            with written_whole(folder / file) as part:
-                matplotlib.image.imsave(part, pixels, format="png")
-            saved.append({"file": file, "caption": picture.caption})
-    return saved
+            if not picture.name or re.search(r"[/\\\0]", picture.name) or file in saved:
+                raise ValueError(
+                    f"{type(task).__name__}.pictures must give each a name of its own, without / "
+                    f"and \\, because they are files; got {picture.name!r}"
+                    f"{' twice' if file in saved else ''}."
+                )
+            with storing(folder):
+                (folder / "pictures").mkdir(exist_ok=True)
+            saved[file] = picture.caption + _draw(task, picture, folder / file)
+    return [{"file": file, "caption": caption} for file, caption in saved.items()]
+
+
+def _draw(task: Task, picture: Picture, file: Path) -> str:
+    """Writes a picture, and returns what has to be said of it: networks that diverged give NaN."""
+    pixels = np.asarray(picture.pixels, np.float64)
+    if pixels.ndim == 2:
+        pixels = np.stack([pixels] * 3, axis=-1)
+    if pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
+        raise ValueError(
+            f"{type(task).__name__}.pictures: the pixels of {picture.name!r} must be of shape "
+            f"(H, W) or (H, W, 3); got {np.shape(picture.pixels)}."
+        )
+    broken = np.isnan(pixels).any(axis=2)
+    with written_whole(file) as part:
+        shown = np.clip(np.nan_to_num(pixels), 0, 1)
+        matplotlib.image.imsave(part, shown, format="png")
+    return f" {broken.sum():,} of {broken.size:,} pixels are NaN, shown black." * bool(broken.any())
 
 
 def summarise(
@@ -130,11 +159,15 @@ def _divergence(
         else:
             count = f"{broken[-tenth:].sum():,} of its last {tenth:,} steps"
             yield int(steps[broken][0]) + 1, f"is NaN or infinite in {count}"
-    elif course["last_median"] > config["diverged_above"] * course["first_median"] > 0:
+    elif (
+        course["last_median"]
+        > (times := float(config["diverged_above"])) * course["first_median"]
+        > 0
+    ):
         yield (
             None,
             f"has a median of {course['last_median']:.4g} over its last tenth, more than "
-            f"{config['diverged_above']:g} times the {course['first_median']:.4g} of its first",
+            f"{times:g} times the {course['first_median']:.4g} of its first",
         )
 
 

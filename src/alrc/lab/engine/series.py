@@ -7,6 +7,8 @@ behind, a run goes on from rows that are those of its checkpoint, or refuses.
 """
 
 import os
+import re
+import tokenize
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,6 +28,11 @@ Manifest = Mapping[str, Mapping[str, Any]]
 CHUNK = 2**24  # bytes to read at a time
 # Stands for what did not occur in a step: a NaN that arithmetic does not make.
 ABSENT = np.uint32(0x7FC0AB5E)
+
+# Some are told by their ends: a loss called logged.x would look like a logged number called x.raw.
+BAD_NAME = re.compile(
+    r".*[/\\\0].*|(all\.|\d{4}\.)?(logged|arm)\..*\.(raw|limited|limit)", re.DOTALL
+)
 
 MEND = "Remove the folder of this run, and it is trained anew."
 
@@ -54,6 +61,7 @@ class Series:
         # A copy: it may be changed in place, as weights and the state of an arm are.
         row = row.detach().clone() if isinstance(row, Tensor) else torch.tensor(row)
         if name not in self.files:
+            _check_name(name)
             self.files[name] = _File(self.folder / f"{name}.npy", tuple(row.shape))
         file = self.files[name]
         if file.shape != row.shape:
@@ -212,9 +220,10 @@ def _check(stream: BinaryIO, path: Path, manifest: Mapping[str, Any], exact: boo
     """Verifies what the manifest says, and returns where the rows begin."""
     shape, size = tuple(manifest["shape"]), os.fstat(stream.fileno()).st_size
     try:
-        npy.read_magic(stream)
+        if (version := npy.read_magic(stream)) != (1, 0):
+            raise ValueError(f"its format is {version}")
         found, fortran, dtype = npy.read_array_header_1_0(stream)
-    except ValueError as error:
+    except (ValueError, SyntaxError, tokenize.TokenError) as error:
         raise _damaged(path, f"be a .npy file; {error}") from None
     start = stream.tell()
     expected = start + 4 * int(np.prod(shape, dtype=np.int64))
@@ -231,6 +240,15 @@ def _check(stream: BinaryIO, path: Path, manifest: Mapping[str, Any], exact: boo
             path, f"have the checksum {manifest['crc32']}; it has {crc:08x}, so it was changed"
         )
     return start
+
+
+def _check_name(name: str) -> None:
+    if BAD_NAME.fullmatch(name):
+        raise ValueError(
+            f"{name} must be the name of a file, without / and \\; if it begins with logged. or "
+            "arm., it must not end in .raw, .limited or .limit, by which losses are told. Rename "
+            "the loss, or what is logged."
+        )
 
 
 def _damaged(path: Path, what: str) -> Damaged:

@@ -2,18 +2,18 @@
 
 import dataclasses
 import hashlib
-import json
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 from alrc.lab.api import Arm, Task, Training
+from alrc.lab.engine.files import digest, plain
 from alrc.lab.engine.naming import Named
+from alrc.lab.engine.stored import FORMAT
 
-__all__ = ["FORMAT", "Spec", "task_of"]
+__all__ = ["Spec", "task_of"]
 
-FORMAT = 2  # of config.json and result.json
 # These change nothing in training, and may be others when it goes on.
 NOT_FIXING = ("evaluate_every", "checkpoint_seconds")
 
@@ -51,29 +51,31 @@ class Spec:
         """
         task, arm = task_of(self.task), self.make_arm()
         training = self.training.options()
-        config = {
+        one, other = type(task).__name__, type(arm).__name__
+        return {
             "format": FORMAT,
             "task": self.task.spelled,
             "arm": self.arm.spelled,
             "seed": self.seed,
             "is_baseline": arm.is_baseline,
-            "task_options": {n: v for n, v in task.options().items() if n not in task.places},
-            "task_facts": _facts(self.task),
-            "arm_options": arm.options(),
+            "task_options": plain(
+                {n: v for n, v in task.options().items() if n not in task.places}, one
+            ),
+            "task_facts": plain(_facts(self.task), f"{one}.describe()"),
+            "arm_options": plain(arm.options(), other),
             "sources": {file.name: _sha256(file) for file in self.own_files},
             "training": {n: v for n, v in training.items() if n not in NOT_FIXING},
             "losses_limited": type(arm).limit is not Arm.limit,
-            "diverged_above": task.diverged_above,
-            "metrics": [dataclasses.asdict(metric) for metric in task.metrics],
+            "diverged_above": plain(task.diverged_above, f"{one}.diverged_above"),
+            "metrics": [
+                plain(dataclasses.asdict(metric), f"{one}.metrics") for metric in task.metrics
+            ],
         }
-        plain: dict[str, Any] = json.loads(json.dumps(config))  # as JSON can say it
-        return plain
 
     @property
     def digest(self) -> str:
         """Eight digits that tell this run from all others."""
-        text = json.dumps(self.config, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:8]
+        return digest(self.config)[:8]
 
     @property
     def own_files(self) -> list[Path]:

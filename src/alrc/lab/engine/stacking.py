@@ -8,7 +8,9 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.utils._pytree import tree_map, tree_map_only
 
-from alrc.lab.api import Networks, Outcome, Task
+from alrc.lab.api import Networks, Task
+from alrc.lab.engine.randomness import build
+from alrc.lab.engine.steps import check_depends, outcome_of
 
 __all__ = ["Stack", "refusal"]
 
@@ -42,7 +44,7 @@ class Stack:
         self.task, self.seeds = task, list(dict.fromkeys(seeds))
         self.seed_of = torch.tensor([self.seeds.index(seed) for seed in seeds], device=device)
         self.networks = [
-            {name: network.to(device) for name, network in task.build(seed).items()}
+            {name: network.to(device) for name, network in build(task, seed).items()}
             for seed in seeds
         ]
         first = self._named(self.networks[0])
@@ -94,9 +96,7 @@ class Stack:
             name: _Stateless(network, {**trained[name], **fixed[name]})
             for name, network in self.networks[0].items()
         }
-        outcome = self.task.step(networks, batch)
-        if not isinstance(outcome, Outcome):
-            outcome = Outcome(outcome)
+        outcome = outcome_of(self.task, "step", networks, batch)
         return dict(outcome.losses), dict(outcome.logged)
 
     def backward(self, total: Tensor) -> None:
@@ -141,9 +141,9 @@ class Stack:
         before = [b.clone() for network in networks.values() for b in network.buffers()]
         random = torch.get_rng_state()
         batch = tree_map_only(Tensor, lambda x: x.to(self.values.device), batch)
-        outcome = self.task.step(networks, batch)
-        losses = outcome.losses if isinstance(outcome, Outcome) else outcome
+        losses = outcome_of(self.task, "step", networks, batch).losses
         combined = self.task.combine("step", losses)
+        check_depends(self.task, "step", combined)
         after = [b for network in networks.values() for b in network.buffers()]
         if not all(torch.equal(x, y) for x, y in zip(before, after, strict=True)):
             raise refusal(self.task, "have networks whose buffers stay, so no running statistics")

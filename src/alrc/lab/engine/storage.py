@@ -1,5 +1,6 @@
 """A run's folder: what fixes it, its series, its last checkpoint, and what came of it."""
 
+import io
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,15 +10,21 @@ from typing import Any
 
 import filelock
 import torch
+from torch import Tensor, nn
 
-from alrc.lab.engine.files import Damaged, read_json, write_json, written_whole
+from alrc.lab.engine.files import Damaged, digest, read_json, storing, write_json, written_whole
 from alrc.lab.engine.series import Series
+from alrc.lab.engine.stored import check_result
 
-__all__ = ["AnotherRun", "RunFolder"]
+__all__ = ["AnotherRun", "InUse", "RunFolder"]
 
 
 class AnotherRun(ValueError):
     """A folder holds another run than the one that is to go on in it."""
+
+
+class InUse(ValueError):
+    """Another process is at this run."""
 
 
 class RunFolder:
@@ -34,37 +41,46 @@ class RunFolder:
     Raises:
         AnotherRun: If the folder holds another run.
         Damaged: If it is a file, or its config.json can't be read.
-        ValueError: If another process is at it.
+        InUse: If another process is at it.
+        NotStored: If it can't be written to; one with a result need not.
     """
 
     def __init__(self, path: Path, config: dict[str, Any]) -> None:
         self.path, self.config = path, config
         self._lock = filelock.FileLock(path / ".lock")
+        self._lock_number: int | None = None
+        self._can_be_read = False  # what is saved in checkpoints
 
     def __enter__(self) -> "RunFolder":
-        if self.path.exists() and not self.path.is_dir():
-            with self._naming_folder():
-                raise Damaged(
-                    f"{self.path} must be a folder, because a run is kept in it; it is a file. "
-                    "Pass another path."
-                )
-        self.path.mkdir(parents=True, exist_ok=True)
+        with self._in_words():
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._acquire()
+            try:
+                for leftover in self.path.rglob(".*.part"):  # of a process killed while it wrote
+                    leftover.unlink()
+                if not self.check():
+                    write_json(self.path / "config.json", self.config)
+            except BaseException:
+                self._lock.release()
+                raise
+        return self
+
+    def _acquire(self) -> None:
         try:
             self._lock.acquire(timeout=0)  # the system frees it, however this process ends
         except filelock.Timeout:
-            raise ValueError(
+            raise InUse(
                 f"{self.path} must belong to one process at a time; another one is training this "
                 "run. Wait for it, or pass another folder."
             ) from None
-        try:
-            for leftover in self.path.rglob(".*.part"):  # of a process killed while it wrote
-                leftover.unlink()
-            if not self.check():
-                write_json(self.path / "config.json", self.config)
-        except BaseException:
-            self._lock.release()
-            raise
-        return self
+        except OSError:
+            if not (self.path / "result.json").is_file():  # else nothing is written any more
+                raise
+        self._lock_number = self._number_of_lock()
+
+    def _number_of_lock(self) -> int | None:
+        file = self.path / ".lock"
+        return file.stat().st_ino if file.exists() else None
 
     def __exit__(
         self,
@@ -79,8 +95,14 @@ class RunFolder:
         file = self.path / "config.json"
         if not file.exists():
             return False
-        with self._naming_folder():
+        with self._in_words():
             stored = read_json(file, f"Remove {self.path}, or pass another folder.")
+        if stored.get("format") != self.config["format"]:
+            raise AnotherRun(
+                f"{self.path} must hold a run of today's format to go on with it; its config.json "
+                f"is of format {stored.get('format')!r}. Pass another folder; alrc lab report "
+                "reads a finished one."
+            )
         changes = [
             f"{name} {new!r} (there: {old!r})"
             for name, old, new in _differences(stored, self.config)
@@ -96,14 +118,19 @@ class RunFolder:
     def result(self) -> dict[str, Any] | None:
         """What came of the run, or None if it is not finished."""
         file = self.path / "result.json"
-        return (
-            read_json(file, f"Remove {file}, and the run is finished again.")
-            if file.exists()
-            else None
-        )
+        if not file.exists():
+            return None
+        mend = "Remove it, and the run is finished again."
+        result = read_json(file, mend)
+        try:
+            check_result(result, self.config)
+        except (ValueError, TypeError, AttributeError) as fault:
+            raise Damaged(f"{file} must be the result of this run; {fault}. {mend}") from None
+        return result
 
     def save_result(self, result: dict[str, Any]) -> None:
         """Finishes the run."""
+        self._check_lock()
         write_json(self.path / "result.json", result)
 
     def load_checkpoint(self) -> tuple[dict[str, Any] | None, Series]:
@@ -113,43 +140,100 @@ class RunFolder:
             Damaged: If one of the files is.
         """
         file = self.path / "checkpoint.pt"
-        if not file.exists():
-            return None, Series(self.path / "series")
-        with self._naming_folder():
-            state = _load(file, f"Remove {self.path}, and the run is trained anew.")
-            return state, Series(self.path / "series", state["series"])
+        with self._in_words():
+            if not file.exists():
+                return None, Series(self.path / "series")
+            with self.reading_checkpoint():
+                with zipfile.ZipFile(file) as archive:  # torch.load ignores its checksums
+                    if broken := archive.testzip():
+                        raise ValueError(f"{broken} was changed")
+                state = torch.load(file, map_location="cpu", weights_only=True)
+                if state["run"] != digest(self.config):
+                    raise Damaged(
+                        f"{file} must be a checkpoint of this run; it is one of another run. "
+                        f"Remove {self.path}, and the run is trained anew."
+                    )
+                return state, Series(self.path / "series", dict(state["series"]))
 
     @contextmanager
-    def _naming_folder(self) -> Iterator[None]:
+    def reading_checkpoint(self) -> Iterator[None]:
+        """Says that it can't be read, whatever comes of it."""
         try:
-            yield
+            with self._in_words():
+                yield
+        except (OSError, MemoryError, torch.OutOfMemoryError, Damaged):
+            raise
+        except Exception as error:  # whatever the bytes happen to spell
+            damaged = Damaged(
+                f"{self.path / 'checkpoint.pt'} must be a checkpoint of this run; it can't be read "
+                f"({type(error).__name__}). Remove {self.path}, and the run is trained anew."
+            )
+            damaged.folder = self.path
+            raise damaged from error
+
+    @contextmanager
+    def _in_words(self) -> Iterator[None]:
+        try:
+            with storing(self.path):
+                yield
         except Damaged as error:
             error.folder = self.path
             raise
 
     def save_checkpoint(self, state: dict[str, Any], series: Series) -> None:
-        """Brings the series to the disk, then replaces the last checkpoint, whole."""
-        manifest = series.commit(state["step"])
+        """Brings the series to the disk, then replaces the last checkpoint, whole.
+
+        Raises:
+            ValueError: If a checkpoint can't hold the state, or another process may be here too.
+            NotStored: If it can't be written.
+        """
+        self._check_lock()
+        with storing(self.path):
+            manifest = series.commit(state["step"])
+        state = {"run": digest(self.config), **state, "series": manifest}
+        content = _packed(state, check=not self._can_be_read)
+        self._can_be_read = True
         with written_whole(self.path / "checkpoint.pt") as part:
-            torch.save({**state, "series": manifest}, part)
+            part.write_bytes(content.getbuffer())
+
+    def _check_lock(self) -> None:
+        number = self._number_of_lock()
+        if number != self._lock_number:
+            raise ValueError(
+                f"{self.path / '.lock'} must stay there while the run is trained, because it keeps "
+                f"other processes away; it was {'replaced' if number else 'removed'}. Nothing was "
+                "stored since. When no other process is at it, the same command goes on."
+            )
 
 
-def _load(file: Path, mend: str) -> dict[str, Any]:
-    """A checkpoint, verified."""
+def _packed(state: dict[str, Any], check: bool) -> io.BytesIO:
+    """In memory first: torch hides why it can't write to a disk."""
+    content = io.BytesIO()
     try:
-        with zipfile.ZipFile(file) as archive:  # torch.load does not look at its checksums
-            if broken := archive.testzip():
-                raise ValueError(f"{broken} was changed")
-        state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
-        state["series"]
-    except (OSError, MemoryError):
+        torch.save(state, content)
+        if check:
+            content.seek(0)
+            torch.load(content, map_location="cpu", weights_only=True)
+    except Exception as error:
+        for name, value in _others(state, ""):
+            raise ValueError(
+                f"{name} must be a tensor, number, text, list or dict, because it is kept in "
+                f"checkpoints; it is of type {type(value).__name__}."
+            ) from error
         raise
-    except Exception as error:  # whatever the bytes happen to spell
-        raise Damaged(
-            f"{file} must be a checkpoint of this run; it can't be read ({type(error).__name__}). "
-            f"{mend}"
-        ) from None
-    return state
+    return content
+
+
+def _others(value: Any, name: str) -> Iterator[tuple[str, Any]]:
+    """What is none of these, in there."""
+    if isinstance(value, dict):
+        for key, x in value.items():
+            yield from _others(x, f"{name}.{key}" if name else str(key))
+    elif type(value) in (list, tuple):
+        for i, x in enumerate(value):
+            yield from _others(x, f"{name}.{i}")
+    elif type(value) not in (Tensor, nn.Parameter, bool, int, float, str, type(None)):
+        yield name, value
 
 
 def _differences(stored: Any, given: Any, name: str = "") -> list[tuple[str, Any, Any]]:

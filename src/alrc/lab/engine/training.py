@@ -10,15 +10,19 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from alrc.lab.api import Networks, Outcome, Task, Training
+from alrc.lab.api import Networks, Task, Training
 from alrc.lab.engine.outcome import evaluate, save_evaluations, save_pictures, summarise
+from alrc.lab.engine.randomness import build, random_state, seed_all, set_random_state
 from alrc.lab.engine.series import Series
-from alrc.lab.engine.spec import FORMAT, Spec, task_of
+from alrc.lab.engine.spec import Spec, task_of
+from alrc.lab.engine.steps import check_depends, outcome_of
 from alrc.lab.engine.storage import RunFolder
+from alrc.lab.engine.stored import FORMAT
 
 __all__ = ["Progress", "Stopped", "Trainer", "train"]
 
 REPORT_SECONDS = 0.1  # a mean loss costs more than a small step, and on a GPU waits for it
+END = object()
 LARGEST_WAIT = 2**26  # bytes of series that may wait in memory for the next checkpoint
 
 
@@ -47,6 +51,7 @@ class Trained:
 class Trains(Protocol):
     """What :func:`go_on` trains: a run, or several together."""
 
+    task: Task
     training: Training
     series: Series
     step: int
@@ -76,7 +81,7 @@ class Trainer:
         self.task, self.training, self.series = task_of(spec.task), spec.training, series
         self.arm, self.seed = spec.make_arm(), spec.seed
         self.device = torch.device(self.training.device)
-        self.networks = {n: x.to(self.device) for n, x in self.task.build(spec.seed).items()}
+        self.networks = {n: x.to(self.device) for n, x in build(self.task, spec.seed).items()}
         self.forward: Networks = self.networks
         if self.training.compile:
             self.forward = {n: torch.compile(x) for n, x in self.networks.items()}  # type: ignore[misc]
@@ -86,10 +91,10 @@ class Trainer:
             phase: [p for group in optimizer.param_groups for p in group["params"]]
             for phase, optimizer in self.optimizers.items()
         }
-        self.arm.begin(self.device)
         self.limits_losses: bool = spec.config["losses_limited"]
         self.step, self.seconds, self.first_loss = 0, 0.0, ""
-        torch.manual_seed(spec.seed)  # for networks with dropout, say
+        seed_all(spec.seed)  # for networks with dropout, say
+        self.arm.begin(self.device)
 
     def advance(self, batch: Any) -> None:
         """One training step, written into the series."""
@@ -103,9 +108,7 @@ class Trainer:
 
     def _run_phase(self, phase: str, batch: Any) -> None:
         optimizer, arm, record = self.optimizers[phase], self.arm, self._record
-        outcome = getattr(self.task, phase)(self.forward, batch)
-        if not isinstance(outcome, Outcome):
-            outcome = Outcome(outcome)
+        outcome = outcome_of(self.task, phase, self.forward, batch)
         self.first_loss = self.first_loss or f"{next(iter(outcome.losses))}.raw"
         limited = {}
         for name, losses in outcome.losses.items():
@@ -118,7 +121,9 @@ class Trainer:
         for name, value in outcome.logged.items():
             record(f"logged.{name}", value)
         optimizer.zero_grad()
-        self.task.combine(phase, limited).backward()  # type: ignore[no-untyped-call]
+        total = self.task.combine(phase, limited)
+        check_depends(self.task, phase, total)
+        total.backward()  # type: ignore[no-untyped-call]
         arm.step_ok = True
         arm.after_backward(phase, self.parameters[phase], optimizer)
         if arm.step_ok:
@@ -149,7 +154,7 @@ class Trainer:
             "step": self.step,
             "seconds": self.seconds,
             "first_loss": self.first_loss,
-            "random": torch.get_rng_state(),
+            "random": random_state(self.device),
             "arm": self.arm.state_dict(),
             **{
                 kind: {n: x.state_dict() for n, x in parts.items()} for kind, parts in self._parts()
@@ -160,7 +165,7 @@ class Trainer:
         """Goes on from where ``state`` was taken."""
         self.step, self.seconds = state["step"], state["seconds"]
         self.first_loss = state["first_loss"]
-        torch.set_rng_state(state["random"])
+        set_random_state(state["random"], self.device)
         self.arm.load_state_dict(state["arm"])
         for kind, parts in self._parts():
             for name, part in parts.items():
@@ -220,7 +225,8 @@ def go_on(
         A row for each evaluation: the step, and what came of it.
     """
     if state is not None:
-        trainer.load_state_dict(state)
+        with folder.reading_checkpoint():
+            trainer.load_state_dict(state)
     steps, every = trainer.training.steps, trainer.training.evaluate_every or trainer.training.steps
     window = max(steps // 100, 1)
     evaluations: list[Any] = [] if state is None else state["evaluations"]
@@ -233,7 +239,12 @@ def go_on(
         saved = time.monotonic()
 
     while trainer.step < steps:
-        trainer.advance(next(batches))
+        if (batch := next(batches, END)) is END:
+            raise ValueError(
+                f"{type(trainer.task).__name__}.batches must go on without end, because it is not "
+                f"asked how many there are; it ended before step {trainer.step + 1:,}."
+            )
+        trainer.advance(batch)
         if trainer.step % every == 0 or trainer.step == steps:
             evaluations.append([trainer.step, *trainer.evaluate()])
         is_due = time.monotonic() - reported >= REPORT_SECONDS or trainer.step == steps

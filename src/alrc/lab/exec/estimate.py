@@ -92,4 +92,5 @@ def duration(seconds: float, of: str = "") -> str:
     for unit, size in (("hours", 3600), ("minutes", 60)):
         if seconds >= size:
             return f"{seconds / size:.1f} {of}{unit}"
-    return f"{max(round(seconds), 1)} {of}seconds"
+    count = max(round(seconds), 1)
+    return f"{count} {of}second{'' if count == 1 else 's'}"

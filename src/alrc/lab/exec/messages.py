@@ -1,6 +1,5 @@
 """What workers do with a job, and what they say of it."""
 
-import errno
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -9,14 +8,12 @@ from math import inf, nan
 from pathlib import Path
 from typing import Any, Protocol
 
-from alrc.lab.engine.files import Damaged
+from alrc.lab.engine.files import FULL, Damaged
 from alrc.lab.engine.jobs import Job, run_job
 from alrc.lab.engine.training import Progress, Stopped
 from alrc.lab.exec.progress import Show
 
 __all__ = ["Failed", "Finished", "Message", "Paused", "Workers", "throttled", "train_job"]
-
-FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,12 @@ from typing import Any
 import filelock
 from rich.console import Console
 
-from alrc.lab.engine.files import write_json, written_together, written_whole
+from alrc.lab.engine.files import FULL, write_json, written_together, written_whole
 from alrc.lab.engine.jobs import Job
 from alrc.lab.engine.storage import AnotherRun, RunFolder
 from alrc.lab.engine.training import Progress
 from alrc.lab.exec.estimate import data_lines, estimate, first_of_each_setting, setting_of
-from alrc.lab.exec.messages import FULL, Failed, Finished, Message, Paused, Workers
+from alrc.lab.exec.messages import Failed, Finished, Message, Paused, Workers
 from alrc.lab.exec.progress import StudyBars
 from alrc.lab.exec.stopping import Signals, StudyStopped
 
@@ -25,6 +25,7 @@ __all__ = ["run_study"]
 RESTARTS = 3
 TRIAL_SECONDS = 1.0  # of training, from which the time of a setting is estimated
 ANSWER_SECONDS = 8.0  # for a checkpoint; some systems kill ten seconds after they said SIGTERM
+FULL_DISK = 1  # the exit code
 KILLED = "its process was ended from outside {} times, perhaps for lack of memory"
 
 
@@ -168,8 +169,8 @@ class _Study:
                     self.hear(name, message, workers)
             if self.stopping:
                 self.waiting.clear()
-            if self.signals.repeated or time.monotonic() > self.deadline:
-                self.lost += sum(name in self.steps for name in self.running)
+            if self.is_impatient() or time.monotonic() > self.deadline:
+                self.lost += sum(self.begun(name) for name in self.running)
                 self.running.clear()
 
     def start(self, name: str, workers: Workers) -> None:
@@ -201,11 +202,11 @@ class _Study:
                 case Failed(damaged=Path() as folder) if self.retry:
                     self.begin_anew(job, folder, message, workers)
                 case Failed(disk_full=True):
-                    self.ask_to_stop(f"the disk is full ({message.reason})", 1, workers)
+                    self.ask_to_stop(f"the disk is full ({message.reason})", FULL_DISK, workers)
                 case Failed():
                     self.fail(job, message, workers)
                 case Paused() if self.stopping:
-                    self.kept += 1
+                    self.kept += len(job.specs.keys() - self.finished)
                 case Paused(asked=False) if self.in_trial:
                     pass
                 case _:
@@ -232,7 +233,7 @@ class _Study:
     def restart(self, job: Job, workers: Workers) -> None:
         """After its worker was ended by others."""
         if self.stopping:
-            self.lost += job.name in self.steps
+            self.lost += self.begun(job.name)
             return
         self.kills[job.name] += 1
         if self.kills[job.name] > RESTARTS:
@@ -257,6 +258,10 @@ class _Study:
             self.waiting.appendleft(job.name)
             self.say(f"{job.label}: trained anew; what there was is now {place} ({failure.reason})")
 
+    def begun(self, name: str) -> int:
+        """Runs of a job that may have done more than their checkpoint holds."""
+        return len(self.jobs[name].specs.keys() - self.finished) if name in self.steps else 0
+
     def fail(self, job: Job, failure: Failed, workers: Workers) -> None:
         """Of an ensemble, all fail that are not finished."""
         for name in job.specs.keys() - self.finished:
@@ -268,7 +273,7 @@ class _Study:
             except OSError as error:
                 where = f"and its log can't be written ({error.strerror}):\n{failure.log}"
                 if error.errno in FULL:
-                    self.ask_to_stop("the disk is full", 1, workers)
+                    self.ask_to_stop("the disk is full", FULL_DISK, workers)
             self.failed[name] = log
             self.say(f"{name}: failed, {failure.reason}; {where}")
 
@@ -276,13 +281,18 @@ class _Study:
         if (number := self.signals.first) is not None:
             self.ask_to_stop("stopped", 128 + number, workers)
 
+    def is_impatient(self) -> bool:
+        """Whether a signal came while the study was stopping."""
+        signals = self.signals
+        return signals.repeated or (self.exit_code == FULL_DISK and signals.first is not None)
+
     def ask_to_stop(self, why: str, exit_code: int, workers: Workers) -> None:
         """Lets all jobs pause."""
         if not self.stopping:
             self.stopping, self.exit_code = why, exit_code
             self.deadline = time.monotonic() + ANSWER_SECONDS
             what = number_of(self.running, "job")
-            self.say(f"{why}; waiting for {what} to leave a checkpoint (again: do not wait)")
+            self.say(f"{why}; waiting for {what} to leave a checkpoint (Ctrl-C: do not wait)")
             workers.ask_to_stop()
 
     def last_words(self) -> str:

@@ -88,11 +88,24 @@ class Curves:
 
     def logged(self) -> Iterator[Image]:
         """Series that the task logs."""
-        runs = [run for arm in self.arms for run in self.study.of(self.setting, arm)]
-        names = dict.fromkeys(n for r in runs for n in r.result["series"] if n[:7] == "logged.")
-        for index, name in enumerate(list(names)[:LOGGED]):
-            if image := self._learning(name, name.removeprefix("logged."), f"logged{index}"):
+        return self._named("logged.")
+
+    def of_arms(self) -> Iterator[Image]:
+        """Series that arms log; a panel holds those of one name."""
+        return self._named("arm.")
+
+    def _named(self, prefix: str) -> Iterator[Image]:
+        for index, name in enumerate(self.names(prefix)[:LOGGED]):
+            label = name.removeprefix(prefix)
+            if image := self._learning(name, label, f"{prefix.rstrip('.')}{index}"):
                 yield image
+
+    def names(self, prefix: str) -> list[str]:
+        """Names of the series of the arms that are drawn."""
+        runs = [run for arm in self.arms for run in self.study.of(self.setting, arm)]
+        return list(
+            dict.fromkeys(n for r in runs for n in r.result["series"] if n[: len(prefix)] == prefix)
+        )
 
     def _learning(self, series: str, label: str, file: str) -> Image | None:
         curves = {arm: [blocks(r, series) for r in self._with(arm, series)] for arm in self.arms}

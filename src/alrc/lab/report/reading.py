@@ -13,28 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from alrc.lab.api import Metric
+from alrc.lab.engine.files import plain
+from alrc.lab.engine.stored import check_config, check_result
 from alrc.lab.report import old_format
 from alrc.lab.report.results import Run, Study, natural
 
 __all__ = ["read_study"]
 
 Fixing = Callable[[Run], Iterator[tuple[str, Any]]]
-
-FORMAT = 2
-ARRAYS = {"config.json": ("metrics",), "result.json": ("pictures",)}
-OBJECTS = {
-    "config.json": ("task_options", "task_facts", "arm_options", "sources", "training"),
-    "result.json": ("metrics", "losses", "series"),
-}
-ENTRIES = {
-    "losses": {"training_loss", "largest", "count", "limited", "nonfinite", "kept"},
-    "series": {"shape", "crc32"},
-}
-OTHERS = {
-    "config.json": ("task", "arm", "seed", "is_baseline", "losses_limited", "diverged_above"),
-    "result.json": ("steps", "diverged"),
-}
 
 
 def read_study(folder: Path) -> Study:
@@ -99,7 +85,7 @@ def _declared(folder: Path) -> Mapping[str, Any]:
             continue
         try:
             primary = loads(file.read_text(encoding="utf-8")).get("primary") or {}
-            return dict(_flat(primary))
+            return dict(_flat(plain(primary, "primary")))
         except (ValueError, AttributeError) as fault:
             raise ValueError(
                 f"{file} must say what was asked of the study, with primary, if at all, as a "
@@ -125,13 +111,8 @@ def _read(path: Path) -> Run:
             config, result, read = old_format.convert(path, config, _json(path / "result.json"))
             return Run(path, config, result, read)
         result = _json(path / "result.json")
-        for name, content in (("config.json", config), ("result.json", result)):
-            _check_fields(name, content)
-        if result["steps"] != config["training"].get("steps"):
-            raise ValueError(
-                f"result.json is of {result['steps']!r} steps and config.json of "
-                f"{config['training'].get('steps')!r}"
-            )
+        check_config(config)
+        check_result(result, config)
         _check_sizes(path, result["series"])
     except FileNotFoundError as error:
         raise _not_whole(path, f"{Path(error.filename).relative_to(path)} is missing") from None
@@ -155,31 +136,6 @@ def _json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"{path.name} holds no JSON object")
     return value
-
-
-def _check_fields(name: str, content: Mapping[str, Any]) -> None:
-    if content.get("format") != FORMAT:
-        raise ValueError(
-            f"{name} is of format {content.get('format')!r}, and this alrc reads {FORMAT}"
-        )
-    names = (*OTHERS[name], *OBJECTS[name], *ARRAYS[name])
-    if missing := sorted(set(names) - content.keys()):
-        raise ValueError(f"{name} lacks {', '.join(missing)}")
-    for kinds, kind in ((OBJECTS, dict), (ARRAYS, list)):
-        for key in kinds[name]:
-            if not isinstance(content[key], kind):
-                raise ValueError(f"{key} in {name} is {content[key]!r}")
-    for metric in content["metrics"] if name == "config.json" else ():
-        Metric(**metric)
-        if metric.get("better", "lower") not in ("lower", "higher"):
-            raise ValueError(f"better in {name} is {metric['better']!r}")
-    if name == "config.json" and not content["metrics"]:
-        raise ValueError(f"metrics in {name} is empty")
-
-    for key in ("losses", "series") if name == "result.json" else ():
-        for entry, values in content[key].items():
-            if missing := sorted(ENTRIES[key] - values.keys()):
-                raise ValueError(f"{entry} in {name} lacks {', '.join(missing)}")
 
 
 def _check_sizes(path: Path, series: Mapping[str, Mapping[str, Any]]) -> None:

@@ -1,11 +1,12 @@
 """The report of a study or of a run: what came of it, and what that allows to say."""
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from alrc.lab.engine.files import written_whole
 from alrc.lab.report.comparing import Compared, compared, measures
-from alrc.lab.report.curves import ARMS, Curves
+from alrc.lab.report.curves import ARMS, LOGGED, Curves
 from alrc.lab.report.findings import details, findings, lone_run
 from alrc.lab.report.limiting import ARMS as LIMITING_ARMS
 from alrc.lab.report.limiting import limiting_figures
@@ -33,6 +34,7 @@ SETTINGS = 12  # that have figures; the tables have them all
 PICTURES = 4  # of one run
 PICTURED_ARMS = 8
 LARGEST_PICTURE = 4 * 2**20  # bytes
+OURS = re.compile(r"(setting\d+-.*|profile)\.png")
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -64,7 +66,11 @@ def write_report(folder: Path) -> list[Path]:
         texts["comparisons.csv"] = comparisons_csv(study, comparisons)
     texts |= {"report.md": markdown(title, blocks), "report.html": page(title, blocks)}
     files |= {name: content.encode() for name, content in texts.items()}
-    return [_write(folder / name, content) for name, content in files.items()]
+    written = [_write(folder / name, content) for name, content in files.items()]
+    for figure in (folder / "figures").glob("*.png"):
+        if figure not in written and OURS.fullmatch(figure.name):
+            figure.unlink()  # of an earlier report, and of what may be here no more
+    return written
 
 
 def _write(path: Path, content: bytes) -> Path:
@@ -138,11 +144,14 @@ def _learning(curves: Sequence[Curves]) -> Iterator[Block]:
             f"A panel shows the baseline and the {ARMS} arms whose median of the primary metric is "
             "best; all are in the tables."
         )
+    if any(len(c.names(prefix)) > LOGGED for c in curves for prefix in ("logged.", "arm.")):
+        yield Paragraph(f"Of what a task logs, and of what arms do, the first {LOGGED} are drawn.")
     yield from _galleries(
         curves,
         ("Losses", Curves.losses),
         ("Metrics", Curves.metrics),
         ("Logged by the task", Curves.logged),
+        ("Logged by arms", Curves.of_arms),
         ("Differences in pairs of a seed", Curves.differences),
     )
     survival = [image for c in curves if (image := c.survival()) is not None]

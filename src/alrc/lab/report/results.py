@@ -1,7 +1,7 @@
 """The finished runs of a study, sorted into settings and arms."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alrc.lab.api import Metric
+from alrc.lab.engine.files import plain
 from alrc.lab.engine.naming import parse_value
 from alrc.lab.engine.series import read_series
 
@@ -182,16 +183,22 @@ class Study:
 
     @cached_property
     def labels(self) -> dict[Setting, str]:
-        """The task, and of training what is not the same in all settings."""
-        settings = [dict(setting.training) for setting in self.settings]
-        names = dict.fromkeys(name for training in settings for name in training)
-        varying = [n for n in names if any(s.get(n) != settings[0].get(n) for s in settings)]
-        return {
-            setting: ", ".join(
-                [setting.task, *(f"{n}={dict(setting.training).get(n)}" for n in varying)]
-            )
+        """The task, and what of its options and of training is not the same in all settings."""
+        if len(self.settings) == 1:
+            return {setting: setting.task for setting in self.settings}
+        names = {setting: setting.task.partition(" ")[0] for setting in self.settings}
+        options = {
+            setting: self.of(setting, self.arms_of(setting)[0])[0].config["task_options"]
             for setting in self.settings
         }
+        training = {setting: dict(setting.training) for setting in self.settings}
+        labels = {}
+        for setting, name in names.items():
+            alike = [options[s] for s in self.settings if names[s] == name]
+            words = [name, *_varying(options[setting], alike)]
+            varying = _varying(training[setting], list(training.values()))
+            labels[setting] = ", ".join([" ".join(words), *varying])
+        return labels
 
     def of(self, setting: Setting, arm: str) -> list[Run]:
         """The runs of an arm in a setting, by seed; there may be none."""
@@ -252,7 +259,7 @@ def _same_spelling(text: str, run: Run, kind: str) -> bool:
     return (
         name == spelt
         and {word.partition("=")[0] for word in others} <= given.keys()
-        and all(options.get(key) == parse_value(value) for key, value in given.items())
+        and all(options.get(key) == plain(parse_value(value), key) for key, value in given.items())
     )
 
 
@@ -260,3 +267,8 @@ def natural(text: str) -> list[tuple[int, float, str]]:
     """Sorts numbers in names by their size."""
     parts = re.split(r"(\d+(?:\.\d+)?)", text)
     return [(0, float(p), "") if i % 2 else (1, 0.0, p) for i, p in enumerate(parts)]
+
+
+def _varying(given: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What of the options is not the same in all of the others."""
+    return [f"{n}={x}" for n, x in given.items() if any(other.get(n) != x for other in others)]
