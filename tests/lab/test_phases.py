@@ -1,16 +1,17 @@
-"""Arms, beside tasks with several phases: what they log, and an arm of one's own."""
+"""Tasks with several phases: what they must give, and what arms log of them."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ConstantLR, LRScheduler
 
 from alrc.lab.api import Metric, Networks, Task, Training
 from alrc.lab.engine.naming import Named
@@ -62,13 +63,60 @@ class Both(Task):
         return {"sum": sum(network.weight.item() for network in networks.values())}
 
 
+class NoMethod(Both):
+    def phases(self, step: int) -> tuple[str, ...]:
+        return ("step", "later")
+
+
+class NoOptimizer(Both):
+    def optimizers(self, networks: Networks, training: Training) -> Mapping[str, Optimizer]:
+        return {"step": training.make_optimizer(networks["first"].parameters())}
+
+
+class Misspelt(Both):
+    def schedules(
+        self, optimizers: Mapping[str, Optimizer], training: Training
+    ) -> Mapping[str, LRScheduler]:
+        return {"setp": ConstantLR(optimizers["step"])}
+
+
+def run(path: Path, task: str, arm: str = "off") -> dict[str, Any]:
+    training = Training(STEPS, optimizer="sgd", learning_rate=0.01)
+    named = Named.parse("arm", arm, EXAMPLES)
+    spec = Spec(Named("task", f"{__file__}:{task}"), named, training, 0)
+    with RunFolder(path, spec.config) as folder:
+        return train(spec, folder)
+
+
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        (
+            "NoMethod",
+            "NoMethod must have a method later(networks, batch), because its phases name it.",
+        ),
+        (
+            "NoOptimizer",
+            "NoOptimizer.optimizers must give one for each phase; it gave step, and none for late.",
+        ),
+        (
+            "Misspelt",
+            "Misspelt.schedules must give them by phase, of which there are step, late; it gave "
+            "one for setp.",
+        ),
+    ],
+)
+def test_phases_have_methods_and_optimizers_and_schedules_have_phases(
+    task: str, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - the whole message is compared
+        run(tmp_path, task)
+    assert str(caught.value) == message
+
+
 @pytest.mark.parametrize("arm", ["clip-grad-norm max_norm=100", "zscore.py:ZScore"])
 def test_what_an_arm_logs_is_kept_for_each_phase(arm: str, tmp_path: Path) -> None:
-    named = Named.parse("arm", arm, EXAMPLES)
-    training = Training(STEPS, optimizer="sgd", learning_rate=0.01)
-    run = Spec(Named("task", f"{__file__}:Both"), named, training, 0)
-    with RunFolder(tmp_path, run.config) as folder:
-        result = train(run, folder)
+    result = run(tmp_path, "Both", arm)
     first, late = (
         read_series(tmp_path, result, f"arm.gradient_norm.{phase}") for phase in ("step", "late")
     )

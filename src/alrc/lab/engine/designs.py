@@ -16,6 +16,7 @@ from alrc.lab.engine.rows import PHASE, Rows, hyperparameters, load_state, state
 from alrc.lab.engine.series import ABSENT
 from alrc.lab.engine.spec import Spec
 from alrc.lab.engine.stacking import Stack
+from alrc.lab.engine.steps import schedules_of
 
 __all__ = ["Design", "make_design"]
 
@@ -182,7 +183,7 @@ class _Run:
     def __init__(self, task: Task, spec: Spec, stack: Stack, member: int) -> None:
         self.arm = spec.make_arm()
         self.optimizer = task.optimizers(stack.networks[member], spec.training)[PHASE]
-        self.schedules = task.schedules({PHASE: self.optimizer}, spec.training)
+        self.schedules = schedules_of(task, {PHASE: self.optimizer}, spec.training)
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.values = [p.detach() for p in self.parameters]
         self.gradients = [p.grad for p in self.parameters]
