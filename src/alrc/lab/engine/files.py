@@ -60,10 +60,14 @@ def storing(folder: Path) -> Iterator[None]:
         name = error.filename2 or error.filename
         file = Path(name) if isinstance(name, str | Path) else folder
         if isinstance(error, IsADirectoryError):
-            raise Damaged(f"{file} must be a file; it is a folder. Remove it.") from error
+            raise Damaged(
+                f"{file} must be a file; it is a folder. Remove it, or pass another path."
+            ) from error
         if isinstance(error, NotADirectoryError | FileExistsError):
             file = next((path for path in (file, *file.parents) if path.is_file()), file)
-            raise Damaged(f"{file} must be a folder; it is a file. Remove it.") from error
+            raise Damaged(
+                f"{file} must be a folder; it is a file. Remove it, or pass another path."
+            ) from error
         if error.errno in FULL:
             words = (
                 f"{folder} must have room for what is stored in it; the disk is full. Free some "
