@@ -86,6 +86,8 @@ def demo(
         fail(refusal, 2)
     except StudyStopped as stopped:
         fail("stopped; no figure was written.", stopped.exit_code)
+    except KeyboardInterrupt:
+        fail("stopped; no figure was written.", 130)
     try:
         save(figure, out)
     except OSError as failure:

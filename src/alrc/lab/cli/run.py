@@ -109,7 +109,7 @@ def _train(named: Any, arm: str, training: dict[str, Any], seed: int, out: Path)
         spec = Spec(named, Named.parse("arm", arm, Path.cwd()), how, seed)
         check_device(how.device)
         with (
-            Signals() as signals,
+            Signals(second_interrupts=True) as signals,
             RunFolder(out, spec.config) as folder,
             show_progress(how.steps, spec.config["arm"], console) as show,
         ):
@@ -121,6 +121,8 @@ def _train(named: Any, arm: str, training: dict[str, Any], seed: int, out: Path)
     except Stopped:
         code = 128 + (signals.first or 0)
         fail(f"stopped with a checkpoint in {out}; the same command goes on from it.", code)
+    except KeyboardInterrupt:
+        fail("stopped at once; the same command goes on from the last checkpoint.", 130)
     for name, value in result["metrics"].items():
         typer.echo(f"{name}: {'not finite' if value is None else f'{value:g}'}")
     for name, loss in result["losses"].items():

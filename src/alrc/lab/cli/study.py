@@ -95,6 +95,8 @@ def study(
         fail(refusal, 2)
     except StudyStopped as stopped:
         fail(stopped, stopped.exit_code)
+    except KeyboardInterrupt:
+        fail("stopped; the same command goes on.", 130)
     for name, log in failed.items():
         typer.echo(f"{name}: {log}", err=True)
     if len(failed) < len(specs):

@@ -3,11 +3,9 @@
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from types import FrameType
 
-__all__ = ["Signals", "StudyStopped", "stopping"]
+__all__ = ["Signals", "StudyStopped"]
 
 SOON = 0.5  # seconds: a terminal and a wrapper may both send what was typed once
 
@@ -55,13 +53,3 @@ class Signals:
             self.repeated = True
             if self.second_interrupts:
                 raise KeyboardInterrupt
-
-
-@contextmanager
-def stopping() -> Iterator[Callable[[], bool]]:
-    """For a run in this process: gives a function that says whether it is to stop.
-
-    SIGINT or SIGTERM ask for that; a second one interrupts it at once.
-    """
-    with Signals(second_interrupts=True) as signals:
-        yield lambda: signals.first is not None
