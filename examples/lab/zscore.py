@@ -27,7 +27,8 @@ class ZScore(Arm):
     def after_backward(
         self, phase: str, parameters: Sequence[nn.Parameter], optimizer: Optimizer
     ) -> None:
-        self.norm = nn.utils.get_total_norm([p.grad for p in parameters]).item()
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        self.norm = nn.utils.get_total_norm(gradients).item()
         if len(self.seen) < self.warmup:
             self.seen.append(self.norm)
             norms = torch.tensor(self.seen, dtype=torch.float64)
@@ -35,8 +36,8 @@ class ZScore(Arm):
             return
         limit = self.mean + self.z * self.variance**0.5
         if self.norm > limit:
-            for p in parameters:
-                p.grad.mul_(limit / self.norm)
+            for gradient in gradients:
+                gradient.mul_(limit / self.norm)
         norm = min(self.norm, limit)
         self.mean = self.decay * self.mean + (1 - self.decay) * norm
         self.variance = self.decay * self.variance + (1 - self.decay) * (norm - self.mean) ** 2

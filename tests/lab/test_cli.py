@@ -145,6 +145,24 @@ def test_a_new_task_passes_its_own_test_and_is_not_overwritten(tmp_path: Path) -
     )
 
 
+def test_a_study_goes_to_the_folder_of_its_name_and_tells_of_other_runs_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    alrc("lab", "new-task", "mine")
+    words = ("lab", "study", "mine/study.toml", "--workers", 1, "--set", "seeds=1")
+    code, text = alrc(*words, "--set", "training.steps=10")
+    assert code == 0
+    assert text.splitlines()[-1] == "studies/mine/report.html"
+    assert "also holds" not in text
+    code, text = alrc(*words, "--set", "training.steps=11")
+    assert text.splitlines()[0] == (
+        "studies/mine also holds 3 runs that this study does not ask for, which its report will "
+        "show beside; pass another --out to keep them apart."
+    )
+    assert code == 0  # the declared comparison is that of this study
+
+
 def test_a_run_of_a_task_of_ones_own_is_trained_and_goes_on(tmp_path: Path) -> None:
     words = ("lab", "run", f"{HEAVY}:Heavy", "--steps", 40, "--power", 4, "--out", tmp_path / "run")
     code, text = alrc(*words, "--arm", "alrc num_stddev=1", "--seed", 3)
@@ -200,7 +218,10 @@ def test_a_run_of_a_task_of_ones_own_is_trained_and_goes_on(tmp_path: Path) -> N
             ("run", "supersampling", "--out", "{out}", "--images", "nowhere"),
             "images must be photographs, or a folder with CIFAR-10's six binary files; got ",
         ),
-        (("run", "supersampling", "--out", __file__), "must be a folder, because a run is kept "),
+        (
+            ("run", "supersampling", "--out", __file__),
+            "must be a folder, because a run is kept in it; it is a file. Move it away, or pass ",
+        ),
         (("study", "smal"), "what to train must be a .toml file or one of supersampling-high-"),
         (("study", "none.toml"), "none.toml must be a TOML file that describes a study; it is "),
         (("study", "{out}.toml"), "must be a TOML file that describes a study; it is a folder."),

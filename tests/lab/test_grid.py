@@ -115,6 +115,17 @@ def test_names_tell_what_varies_and_stay(folder: Path) -> None:
     assert set(again) == {name for name in first if name.startswith("a-")}
 
 
+def test_names_tell_what_varies_of_each_task(folder: Path) -> None:
+    text = 'tasks = ["./own.py:Heavy", "./own.py:Light"]\narms = ["off"]\nseeds = 1\n'
+    text += '[set]\ntraining.steps = 10\n[cross]\ntask.words = ["a", "b"]\n'
+    names = [name.rpartition("-")[0] for name in read(folder, text).named_specs()]
+    assert names == [
+        "own.py-Heavy-a-seed0",
+        "own.py-Heavy-b-seed0",
+        "own.py-Light-seed0",
+    ]
+
+
 def test_what_does_not_change_training_does_not_change_the_name(folder: Path) -> None:
     plain = read(folder, PLAIN).named_specs()
     evaluated = read(folder, PLAIN, {"training.evaluate_every": 5}).named_specs()
@@ -134,7 +145,11 @@ def test_a_change_of_the_file_of_a_task_is_another_run(folder: Path) -> None:
 def test_the_primary_comparison_is_spelled_like_everything_else(folder: Path) -> None:
     text = 'primary = { arm = "alrc num_stddev=2.0", task.words = "a" }\n' + PLAIN
     record = read(folder, text).record()
-    assert record["primary"] == {"arm": "alrc num_stddev=2", "task.words": "a"}
+    assert record["primary"] == {
+        "arm": "alrc num_stddev=2",
+        "task.words": "a",
+        "training.steps": 10,
+    }
     assert json.loads(json.dumps(record)) == record
 
 

@@ -1,6 +1,7 @@
 """What result.json says of the losses of a run: where they began and ended, what was limited, and
 whether they diverged."""
 
+import random
 from pathlib import Path
 from typing import Any
 
@@ -215,3 +216,16 @@ def test_metrics_that_are_not_listed_are_refused() -> None:
     assert str(caught.value) == (
         "Wrong.evaluate must give error, PSNR, because metrics lists them; it gave error, other."
     )
+
+
+class Drawing(Task):
+    metrics = (Metric("drawn"),)
+
+    def evaluate(self, networks: Networks) -> dict[str, float]:
+        return {"drawn": torch.rand(()).item() + np.random.random() + random.random()}
+
+
+def test_what_an_evaluation_draws_is_the_same_each_time() -> None:
+    first = evaluate(Drawing(), {})
+    torch.rand(3), np.random.random(), random.random()
+    assert evaluate(Drawing(), {}) == first

@@ -20,11 +20,11 @@ def screen(is_terminal: bool) -> Console:
 
 def test_lines_for_each_tenth_where_there_is_no_terminal() -> None:
     console = screen(is_terminal=False)
-    with show_progress(2000, "alrc [x]", console) as show:
+    with show_progress(2000, "a.py:Three: [x]", console) as show:
         for step in (1, 150, 199, 200, 350, 999, 2000):
             show(Progress(step, 1.23456))
     assert console.file.getvalue().splitlines() == [
-        f"alrc [x]: {step}/2,000 loss 1.23" for step in ("200", "999", "2,000")
+        f"a.py:Three: [x]: {step}/2,000 loss 1.23" for step in ("200", "999", "2,000")
     ]
 
 
@@ -55,10 +55,10 @@ def test_bars_of_a_study_on_a_terminal(tmp_path: object, monkeypatch: pytest.Mon
         seen.append(progress.step)
 
     monkeypatch.setattr(StudyBars, "show", look)
-    assert run_study([tiny.job("run [x]", arm=tiny.OFF)], tmp_path, Here(), console) == {}
+    assert run_study([tiny.job("run:x: [x]", arm=tiny.OFF)], tmp_path, Here(), console) == {}
     text = console.file.getvalue()
     assert "12/12 loss" in text
-    assert "run [x]: finished, slope error" in text
+    assert "run:x: [x]: finished, slope error" in text
     assert "1 finished, 0 running, 0 failed, 0 waiting" in text
     assert seen[-1] == 12
 

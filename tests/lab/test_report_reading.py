@@ -262,7 +262,7 @@ def test_a_primary_comparison_that_names_several_is_refused(study: Path) -> None
     assert refusal(study) == (
         f"{study}: the study's primary must name one comparison, because its verdict is to be "
         "believed as it stands; it names 2. Add keys of the setting, such as task.width or "
-        "training.batch_size."
+        "training.batch_size; or move the runs of an earlier study out of this folder."
     )
     (study / "study.toml").write_text('primary = {arm = "alrc", "training.batch_size" = 4}')
     assert len(read_study(study).primary) == 1

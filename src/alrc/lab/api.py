@@ -206,7 +206,10 @@ class Task(Options):
         raise NotImplementedError
 
     def evaluate(self, networks: Networks) -> Mapping[str, float]:
-        """The metrics of networks in evaluation mode, without gradients, by name."""
+        """The metrics of networks in evaluation mode, without gradients, by name.
+
+        It changes nothing in them. Random numbers that it draws are the same in every call.
+        """
         raise NotImplementedError
 
     def combine(self, phase: str, losses: Mapping[str, Tensor]) -> Tensor:
@@ -277,7 +280,7 @@ class Arm(Options):
         return None
 
     def logged(self) -> Mapping[str, float | Tensor]:
-        """Numbers of the last step for the report, the same names in each."""
+        """Numbers of the last phase for the report, the same names in each."""
         return {}
 
     def state_dict(self) -> dict[str, Any]:

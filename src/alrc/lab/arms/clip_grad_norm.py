@@ -22,11 +22,10 @@ class ClipGradNorm(Arm):
     def after_backward(
         self, phase: str, parameters: Sequence[nn.Parameter], optimizer: Optimizer
     ) -> None:
-        norm = nn.utils.clip_grad_norm_(parameters, self.max_norm)
-        self.norms = {f"gradient_norm.{phase}": norm}
+        self.norm = nn.utils.clip_grad_norm_(parameters, self.max_norm)
 
     def logged(self) -> Mapping[str, float | Tensor]:
-        return self.norms
+        return {"gradient_norm": self.norm}
 
     def stacked(self, members: int) -> Arm:
         return _Stacked(self.max_norm)
@@ -40,8 +39,7 @@ class _Stacked(ClipGradNorm):
         self, phase: str, parameters: Sequence[nn.Parameter], optimizer: Optimizer
     ) -> None:
         rows = [p.grad.flatten(1) for p in parameters if p.grad is not None]
-        norm = torch.stack([row.norm(dim=1) for row in rows]).norm(dim=0)
-        share = (self.max_norm / (norm + 1e-6)).clamp(max=1.0)  # as PyTorch's
+        self.norm = torch.stack([row.norm(dim=1) for row in rows]).norm(dim=0)
+        share = (self.max_norm / (self.norm + 1e-6)).clamp(max=1.0)  # as PyTorch's
         for row in rows:
             row.mul_(share[:, None])
-        self.norms = {f"gradient_norm.{phase}": norm}

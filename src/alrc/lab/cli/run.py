@@ -114,7 +114,7 @@ def _train(named: Any, arm: str, training: dict[str, Any], seed: int, out: Path)
             show_progress(how.steps, spec.config["arm"], console) as show,
         ):
             for line in data_lines([spec]):
-                console.print(line, soft_wrap=True, markup=False, highlight=False)
+                console.print(line, soft_wrap=True, markup=False, emoji=False, highlight=False)
             result = train(spec, folder, show, stop=lambda: signals.first is not None)
     except (ValueError, OSError) as refusal:
         fail(refusal, 2)

@@ -78,9 +78,16 @@ def study(
 
     try:
         file = _file(what)
-        out = out or Path("studies") / file.stem
+        out = out or Path("studies") / _name(file)
         grid = Grid.read(file, _changes(changes or [], device))
-        specs = grid.named_specs(path.name for path in out.glob("runs/*"))
+        there = [path.name for path in out.glob("runs/*")]
+        specs = grid.named_specs(there)
+        if others := len(set(there) - specs.keys()):
+            typer.echo(
+                f"{out} also holds {others:,} runs that this study does not ask for, which its "
+                "report will show beside; pass another --out to keep them apart.",
+                err=True,
+            )
         where = _workers(next(iter(specs.values())).training.device, workers, ray)
         jobs = plan(specs, grid.ensembles)
         failed = run_study(jobs, out, where, Console(stderr=True), retry, grid.record())
@@ -111,6 +118,11 @@ def _file(what: str) -> Path:
         names = ", ".join(sorted(path.stem for path in PRESETS.glob("*.toml")))
         raise ValueError(f"what to train must be a .toml file or one of {names}; got {what}.")
     return Path(what)
+
+
+def _name(file: Path) -> str:
+    """That of the file; of its folder where all are called alike, as new-task does."""
+    return file.stem if file.stem != "study" else file.resolve().parent.name
 
 
 def _changes(given: list[str], device: str | None) -> dict[str, Any]:

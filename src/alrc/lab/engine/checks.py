@@ -1,5 +1,6 @@
 """Whether a task of one's own keeps what the engine relies on."""
 
+import copy
 import pickle
 import tempfile
 from itertools import islice
@@ -11,6 +12,8 @@ from torch.utils._pytree import tree_leaves
 
 from alrc.lab.api import Networks, Task, Training
 from alrc.lab.engine.naming import Named
+from alrc.lab.engine.outcome import evaluate
+from alrc.lab.engine.randomness import build
 from alrc.lab.engine.spec import Spec, task_of
 from alrc.lab.engine.storage import RunFolder
 from alrc.lab.engine.training import Stopped, train
@@ -28,15 +31,16 @@ def check_task(name: str, steps: int = STEPS) -> None:
         steps: To train, >= 10.
 
     Raises:
-        AssertionError: If the same seed gives other batches or weights, a later start gives other
-            batches, it can't be pickled, losses or metrics are not finite, or a run that was
-            stopped goes on otherwise.
+        AssertionError: If the same seed gives other batches or weights, or another seed the same,
+            a later start gives other batches, evaluation changes the networks, it can't be pickled,
+            losses or metrics are not finite, or a run that was stopped goes on otherwise.
     """
     named = Named.parse("task", name, Path.cwd())
     task = task_of(named)
     training = Training(**{**task.defaults, "steps": steps})
     _check_pickle(task)
     _check_seeds(task, training.batch_size)
+    _check_evaluation(task)
     spec = Spec(named, Named("arm", "alrc"), training, 0)
     with tempfile.TemporaryDirectory() as folder:
         whole = _train(spec, Path(folder, "whole"), None)
@@ -52,12 +56,14 @@ def check_task(name: str, steps: int = STEPS) -> None:
 
 
 def _check_pickle(task: Task) -> None:
-    copy = pickle.loads(pickle.dumps(task))
-    assert copy == task, "a task must be the same after pickling; it is not. Is it a dataclass?"
+    assert pickle.loads(pickle.dumps(task)) == task, (
+        "a task must be the same after pickling; it is not. Is it a dataclass?"
+    )
 
 
 def _check_seeds(task: Task, batch_size: int) -> None:
-    assert _same(_weights(task.build(0)), _weights(task.build(0))), (
+    weights = _weights(build(task, 0))
+    assert _same(weights, _weights(build(task, 0))), (
         "build must give the same weights for the same seed; it does not. Draw them with a "
         "generator that is made from the seed."
     )
@@ -67,6 +73,21 @@ def _check_seeds(task: Task, batch_size: int) -> None:
     assert _same(first, again), "batches must be the same for the same seed; they are not"
     assert _same(first[2:], later), (
         "the batch of a step must be the same whatever the start was; it is not"
+    )
+    other = list(islice(task.batches(1, batch_size, 0), 5))
+    assert not (_same(first, other) and _same(weights, _weights(build(task, 1)))), (
+        "another seed must give other batches or weights, because runs of several seeds are "
+        "compared; it does not"
+    )
+
+
+def _check_evaluation(task: Task) -> None:
+    networks = build(task, 0)
+    before = copy.deepcopy(_weights(networks))
+    evaluate(task, networks)
+    assert _same(before, _weights(networks)), (
+        "evaluate must leave the networks as they are, because how often it is called must change "
+        "nothing in training; it does not"
     )
 
 

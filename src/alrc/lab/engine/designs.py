@@ -16,6 +16,7 @@ from alrc.lab.engine.rows import PHASE, Rows, hyperparameters, load_state, state
 from alrc.lab.engine.series import ABSENT
 from alrc.lab.engine.spec import Spec
 from alrc.lab.engine.stacking import Stack
+from alrc.lab.engine.steps import schedules_of
 
 __all__ = ["Design", "make_design"]
 
@@ -123,7 +124,7 @@ class _Stacked(Design):
 
     def log(self, record: Record) -> None:
         for name, x in self.arm.logged().items():
-            record(f"arm.{name}", self._checked(torch.as_tensor(x)))
+            record(f"arm.{name}.{PHASE}", self._checked(torch.as_tensor(x)))
 
     def _checked(self, x: Tensor) -> Tensor:
         if not x.dim() or len(x) != len(self.specs):
@@ -166,7 +167,7 @@ class _Separate(Design):
     def log(self, record: Record) -> None:
         logged = [run.logged() for run in self.runs]
         for name in dict.fromkeys(name for numbers in logged for name in numbers):
-            _record(record, f"arm.{name}", [numbers.get(name) for numbers in logged])
+            _record(record, f"arm.{name}.{PHASE}", [numbers.get(name) for numbers in logged])
 
     def state_dict(self) -> Any:
         return [run.state_dict() for run in self.runs]
@@ -182,7 +183,7 @@ class _Run:
     def __init__(self, task: Task, spec: Spec, stack: Stack, member: int) -> None:
         self.arm = spec.make_arm()
         self.optimizer = task.optimizers(stack.networks[member], spec.training)[PHASE]
-        self.schedules = task.schedules({PHASE: self.optimizer}, spec.training)
+        self.schedules = schedules_of(task, {PHASE: self.optimizer}, spec.training)
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.values = [p.detach() for p in self.parameters]
         self.gradients = [p.grad for p in self.parameters]

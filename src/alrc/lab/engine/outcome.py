@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 
 from alrc.lab.api import Networks, Picture, Task
 from alrc.lab.engine.files import storing, written_whole
-from alrc.lab.engine.randomness import kept
+from alrc.lab.engine.randomness import kept, seed_all
 from alrc.lab.engine.series import Manifest, is_present, read_series
 
 __all__ = ["evaluate", "last_tenth", "save_pictures", "summarise"]
 
 CHUNK = 2**22  # losses to look at at a time
+EVALUATION_SEED = 20_200_420  # unlike those of runs
 
 
 def last_tenth(steps: int) -> int:
@@ -29,12 +30,17 @@ def last_tenth(steps: int) -> int:
 
 @contextmanager
 def evaluating(networks: Networks) -> Iterator[None]:
-    """Evaluation mode without gradients; nothing of it is left afterwards."""
+    """Evaluation mode without gradients; nothing of it is left afterwards.
+
+    What is drawn is the same each time, so that metrics of a pair don't differ by it, nor those of
+    runs that were trained alone and together.
+    """
     modes = [(m, m.training) for network in networks.values() for m in network.modules()]
     try:
         for network in networks.values():
             network.eval()
         with torch.no_grad(), kept(_device_of(networks)):
+            seed_all(EVALUATION_SEED)
             yield
     finally:
         for module, mode in modes:

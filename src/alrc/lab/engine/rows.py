@@ -8,6 +8,7 @@ from torch.optim import Optimizer
 
 from alrc.lab.api import Task, Training
 from alrc.lab.engine.stacking import Stack
+from alrc.lab.engine.steps import schedules_of
 
 __all__ = ["PHASE", "Rows", "hyperparameters", "load_state", "state_of"]
 
@@ -31,7 +32,7 @@ class Rows:
         self.rows = [nn.Parameter(stack.values[i]) for i in members]
         self.gradients = [stack.gradients[i] for i in members]
         self.optimizer = training.make_optimizer(self.rows)
-        self.schedules = task.schedules({PHASE: self.optimizer}, training)
+        self.schedules = schedules_of(task, {PHASE: self.optimizer}, training)
 
     def advance(self, steps_ok: Sequence[bool]) -> None:
         """One step of the optimizer, for those members that may take it."""

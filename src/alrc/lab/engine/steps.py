@@ -4,10 +4,48 @@ from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
-from alrc.lab.api import Networks, Outcome, Task
+from alrc.lab.api import Networks, Outcome, Task, Training
 
-__all__ = ["check_depends", "outcome_of"]
+__all__ = ["check_depends", "optimizer_of", "outcome_of", "schedules_of"]
+
+
+def optimizer_of(task: Task, phase: str, optimizers: Mapping[str, Optimizer]) -> Optimizer:
+    """That of a phase.
+
+    Raises:
+        ValueError: If there is none, or no method for the phase.
+    """
+    name = type(task).__name__
+    if not callable(getattr(task, phase, None)):
+        raise ValueError(
+            f"{name} must have a method {phase}(networks, batch), because its phases name it."
+        )
+    if phase not in optimizers:
+        raise ValueError(
+            f"{name}.optimizers must give one for each phase; it gave {', '.join(optimizers)}, and "
+            f"none for {phase}."
+        )
+    return optimizers[phase]
+
+
+def schedules_of(
+    task: Task, optimizers: Mapping[str, Optimizer], training: Training
+) -> Mapping[str, LRScheduler]:
+    """Those of the phases that have one.
+
+    Raises:
+        ValueError: If there is one for something else, which nothing would ever step.
+    """
+    schedules = task.schedules(optimizers, training)
+    if others := schedules.keys() - optimizers.keys():
+        raise ValueError(
+            f"{type(task).__name__}.schedules must give them by phase, of which there are "
+            f"{', '.join(optimizers)}; it gave one for {min(others)}."
+        )
+    return schedules
 
 
 def outcome_of(task: Task, phase: str, networks: Networks, batch: Any) -> Outcome:

@@ -15,7 +15,7 @@ from alrc.lab.engine.outcome import evaluate, save_pictures, summarise
 from alrc.lab.engine.randomness import build, random_state, seed_all, set_random_state
 from alrc.lab.engine.series import Series
 from alrc.lab.engine.spec import Spec, task_of
-from alrc.lab.engine.steps import check_depends, outcome_of
+from alrc.lab.engine.steps import check_depends, optimizer_of, outcome_of, schedules_of
 from alrc.lab.engine.storage import RunFolder
 from alrc.lab.engine.stored import FORMAT, save_evaluations
 
@@ -86,7 +86,7 @@ class Trainer:
         if self.training.compile:
             self.forward = {n: torch.compile(x) for n, x in self.networks.items()}  # type: ignore[misc]
         self.optimizers = self.task.optimizers(self.networks, self.training)
-        self.schedules = self.task.schedules(self.optimizers, self.training)
+        self.schedules = schedules_of(self.task, self.optimizers, self.training)
         self.parameters = {
             phase: [p for group in optimizer.param_groups for p in group["params"]]
             for phase, optimizer in self.optimizers.items()
@@ -107,7 +107,8 @@ class Trainer:
         self.seconds += time.perf_counter() - start
 
     def _run_phase(self, phase: str, batch: Any) -> None:
-        optimizer, arm, record = self.optimizers[phase], self.arm, self._record
+        optimizer = optimizer_of(self.task, phase, self.optimizers)
+        arm, record = self.arm, self._record
         outcome = outcome_of(self.task, phase, self.forward, batch)
         self.first_loss = self.first_loss or f"{next(iter(outcome.losses))}.raw"
         limited = {}
@@ -131,7 +132,7 @@ class Trainer:
         if phase in self.schedules:
             self.schedules[phase].step()
         for name, number in arm.logged().items():
-            record(f"arm.{name}", number)
+            record(f"arm.{name}.{phase}", number)
 
     def _record(self, name: str, row: Tensor | float) -> None:
         self.series.record(self.step, name, row)

@@ -41,7 +41,7 @@ def _lines(total_steps: int, name: str, console: Console) -> Show:
         tenth = 10 * progress.step // total_steps
         if shown is not None and tenth > shown:
             line = f"{name}: {_words(progress, total_steps)}"
-            console.print(line, soft_wrap=True, markup=False, highlight=False)
+            console.print(line, soft_wrap=True, markup=False, emoji=False, highlight=False)
         shown = tenth
 
     return show

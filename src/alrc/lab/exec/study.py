@@ -325,7 +325,7 @@ class _Study:
         return f"{self.stopping}; {kept}; {mend}the same command goes on."
 
     def say(self, line: str) -> None:
-        self.console.print(line, soft_wrap=True, markup=False, highlight=False)
+        self.console.print(line, soft_wrap=True, markup=False, emoji=False, highlight=False)
 
 
 def number_of(things: Sized, name: str) -> str:

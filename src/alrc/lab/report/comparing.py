@@ -123,7 +123,7 @@ class Compared:
         if r.verdict is Verdict.mixed:
             return "unclear", f"? mixed {self.change}"
         if r.verdict is Verdict.too_few:
-            return "unclear", f"? too few pairs {self.change}"
+            return "unclear", "? all pairs tie" if self._ties else f"? too few pairs {self.change}"
         if r.verdict is Verdict.exploratory:
             return "unclear", f"? exploratory {self.change}"
         return "unclear", f"? unclear {self.change}"
@@ -169,8 +169,15 @@ class Compared:
         p = f", p = {r.p:.2g}" if math.isfinite(r.p) else ""
         if p and r.verdict is not Verdict.exploratory:
             p += f" where {r.level:.2g} was needed"
-        few = ", too few to show any difference" if r.verdict is Verdict.too_few else ""
+        few = ""
+        if r.verdict is Verdict.too_few:
+            few = ", all ties" if self._ties else ", too few to show any difference"
         return f" ({interval}{pairs}{p}{few})"
+
+    @property
+    def _ties(self) -> bool:
+        """Whether runs that are not identical came to the same values."""
+        return 0 < self.result.ties == len(self.result.seeds)
 
     def _divergence(self) -> str:
         lost, runs = self.diverged

@@ -171,7 +171,7 @@ class Study:
 
     @cached_property
     def labels(self) -> dict[Setting, str]:
-        """The task, and what of its options and of training is not the same in all settings."""
+        """The task, and what of its options and of training is not the same in all its settings."""
         if len(self.settings) == 1:
             return {setting: setting.task for setting in self.settings}
         names = {setting: setting.task.partition(" ")[0] for setting in self.settings}
@@ -182,9 +182,9 @@ class Study:
         training = {setting: dict(setting.training) for setting in self.settings}
         labels = {}
         for setting, name in names.items():
-            alike = [options[s] for s in self.settings if names[s] == name]
-            words = [name, *_varying(options[setting], alike)]
-            varying = _varying(training[setting], list(training.values()))
+            alike = [s for s in self.settings if names[s] == name]
+            words = [name, *_varying(options[setting], [options[s] for s in alike])]
+            varying = _varying(training[setting], [training[s] for s in alike])
             labels[setting] = ", ".join([" ".join(words), *varying])
         return labels
 
@@ -220,7 +220,8 @@ class Study:
             raise ValueError(
                 f"{self.folder}: the study's primary must name one comparison, because its verdict "
                 f"is to be believed as it stands; it names {len(found)}. Add keys of the setting, "
-                "such as task.width or training.batch_size."
+                "such as task.width or training.batch_size; or move the runs of an earlier study "
+                "out of this folder."
             )
         return found
 
