@@ -69,8 +69,9 @@ def test_a_run_that_another_process_trains_is_waited_for(
     monkeypatch.setattr(study, "HELD_SECONDS", 1e-9)
     monkeypatch.setattr(study.time, "sleep", sleep)
     with lock:
-        failed, lines = run(jobs, tmp_path, Here())
+        failed, lines = run(jobs, tmp_path, Here(), retry=True)
     assert failed == {}
+    assert not (tmp_path / "damaged").exists()
     assert slept == [True] * 3  # what can be done is done
     assert lines.count("taken: another process is training it; waiting for its end") == 1
     assert_as_if_alone(tmp_path / "runs", Job(jobs[0].specs), tmp_path / "alone")

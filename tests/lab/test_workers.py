@@ -158,14 +158,6 @@ def test_nothing_that_was_moved_aside_is_overwritten(tmp_path: Path) -> None:
     assert found == [b"first", b"second"]
 
 
-def test_a_run_that_another_process_trains_is_not_moved_aside(tmp_path: Path) -> None:
-    job = tiny.job("a")
-    with RunFolder(tmp_path / "runs" / "a", job.specs["a"].config):
-        failed, _ = run([job], tmp_path, Here(), retry=True)
-    assert list(failed) == ["a"]
-    assert not (tmp_path / "damaged").exists()
-
-
 def test_a_folder_that_is_read_only_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
