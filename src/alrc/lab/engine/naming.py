@@ -21,10 +21,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
+import torch
+
 from alrc.lab.api import Arm, Options, Task
 from alrc.lab.engine.sources import sources_of
 
-__all__ = ["Kind", "Named", "installed", "parse_value"]
+__all__ = ["Kind", "Named", "installed", "parse_value", "versions"]
 
 Kind = Literal["task", "arm"]
 BASES: dict[Kind, type[Options]] = {"task": Task, "arm": Arm}
@@ -164,6 +166,14 @@ def parse_value(text: str) -> Any:
 @cache
 def _entries(kind: Kind) -> dict[str, EntryPoint]:
     return {entry.name: entry for entry in entry_points(group=f"alrc.{kind}s")}
+
+
+@cache
+def versions() -> str:
+    """Of PyTorch, and of what tasks and arms are installed with."""
+    dists = [entry.dist for kind in BASES for entry in _entries(kind).values()]
+    known = {f"{dist.name} {dist.version}" for dist in dists if dist is not None}
+    return ", ".join(sorted({*known, f"torch {torch.__version__}"}))
 
 
 def installed(kind: Kind) -> list[str]:

@@ -286,6 +286,7 @@ def finish(
         "pictures": save_pictures(run.task, run.networks, folder.path),
         "series": manifest,
         "evaluation": save_evaluations(folder.path, evaluations),
+        "versions": folder.versions,
         **more,
     }
     folder.save_result(result)
