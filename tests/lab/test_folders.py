@@ -11,7 +11,7 @@ import pytest
 import tiny
 from mishaps import after, assert_as_if_alone, paused
 
-from alrc.lab.engine.files import Damaged, NotStored
+from alrc.lab.engine.files import Damaged, NotStored, written_whole
 from alrc.lab.engine.jobs import Job, run_job
 from alrc.lab.engine.storage import AnotherRun, RunFolder
 
@@ -206,3 +206,16 @@ def test_series_whose_header_is_none_are_refused(tmp_path: Path) -> None:
         file.write_bytes(header + content[len(header) :])
         with pytest.raises(Damaged, match=r"loss\.raw\.npy must be a \.npy file; "):
             run_job(Job({"run": spec}), tmp_path)
+
+
+def test_what_is_in_the_way_of_a_file_is_said_and_not_what_comes_of_it(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(NotStored) as caught,
+        written_whole(tmp_path / "file" / "log.txt") as part,
+    ):
+        part.write_text("words")
+    assert str(caught.value) == (
+        f"{tmp_path}/file must be a folder, because a run is kept in it; it is a file. Move it "
+        "away, or pass another path."
+    )

@@ -12,6 +12,8 @@ from reading_reports import draw_nothing, markdown
 from alrc.lab.report.reading import read_study
 from alrc.lab.report.report import write_report
 
+HEADER = b"\x93NUMPY\x01\x00v\x00"  # of 118 bytes
+
 
 @pytest.fixture(autouse=True)
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,6 +69,10 @@ def test_runs_of_the_first_format_diverge_too(tmp_path: Path) -> None:
             "shape (9, 2) instead of",
         ),
         (lambda run: (run / "limits.npy").write_bytes(b""), "No data left in file"),
+        (
+            lambda run: (run / "losses.npy").write_bytes(HEADER + b"{[((((".ljust(118)),
+            "losses.npy is no .npy file (",
+        ),
         (lambda run: (run / "limited.npy").unlink(), "limited.npy is missing"),
         (
             lambda run: (run / "config.json").write_text('{"seed": 1}'),

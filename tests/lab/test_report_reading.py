@@ -184,6 +184,9 @@ def test_an_evaluation_that_was_changed_or_removed_is_refused(tmp_path: Path) ->
     words = f"{file} must hold a row of 3 float64 numbers for each evaluation; "
     found = f"{zlib.crc32(file.read_bytes()):08x}"
     assert str(caught.value) == f"{words}its checksum is {found} instead of {stored}. {MEND}"
+    file.write_bytes(rows.tobytes())
+    with pytest.raises(ValueError, match="pickled"):
+        read_study(tmp_path / "run").runs[0].evaluations  # noqa: B018
     file.unlink()
     with pytest.raises(ValueError, match="missing") as caught:
         read_study(tmp_path / "run").runs[0].evaluations  # noqa: B018

@@ -109,13 +109,14 @@ def read_evaluations(
         return None
     try:
         with storing(folder):
-            crc = f"{zlib.crc32(path.read_bytes()):08x}"
-            rows: NDArray[np.float64] = np.load(path)
+            content = path.read_bytes()
+        crc = f"{zlib.crc32(content):08x}"
+        rows: NDArray[np.float64] = np.load(io.BytesIO(content))
         if rows.shape[1:] != (columns,) or rows.dtype != np.float64 or not len(rows):
             raise ValueError(f"it has {rows.dtype} of shape {rows.shape}")
         if stored is not None and crc != stored["crc32"]:
             raise ValueError(f"its checksum is {crc} instead of {stored['crc32']}")
-    except (OSError, ValueError, EOFError, TypeError, AttributeError) as fault:
+    except Exception as fault:  # whatever the bytes happen to spell
         words = "it is missing" if not path.exists() else fault
         raise Damaged(
             f"{path} must hold a row of {columns} float64 numbers for each evaluation; {words}. "

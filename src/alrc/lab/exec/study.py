@@ -174,7 +174,6 @@ class _Study:
                 time.sleep(HELD_SECONDS / 10)
             if self.stopping:
                 self.waiting.clear()
-                self.held.clear()
             if self.is_impatient() or time.monotonic() > self.deadline:
                 self.lost += sum(self.begun(name) for name in self.running)
                 self.running.clear()

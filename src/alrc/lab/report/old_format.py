@@ -1,6 +1,7 @@
 """Runs of the first format, flat and of one task, as if they had been stored in today's."""
 
 import math
+import tokenize
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -89,7 +90,10 @@ def _arm(old: Mapping[str, Any]) -> str:
 
 
 def _load(path: Path) -> NDArray[np.float32]:
-    array: NDArray[np.float32] = np.load(path, mmap_mode="r")
+    try:
+        array: NDArray[np.float32] = np.load(path, mmap_mode="r")
+    except (SyntaxError, tokenize.TokenError) as fault:  # of what is no header
+        raise ValueError(f"{path.name} is no .npy file ({fault})") from None
     if array.dtype != np.float32:
         raise ValueError(f"{path.name} has {array.dtype} instead of float32")
     return array
