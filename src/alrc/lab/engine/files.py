@@ -85,7 +85,7 @@ def storing(folder: Path) -> Iterator[None]:
             )
         else:
             words = (
-                f"{file} must be on a disk that works; the system says: {error.strerror}. When it "
+                f"{file} must be on a disk that works; the system says: {error.strerror or error}. When it "
                 "does, the same command goes on."
             )
         worded = NotStored(words)
