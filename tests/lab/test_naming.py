@@ -1,5 +1,7 @@
 """Tasks and arms by name: one way to spell them, installed or in a file of one's own."""
 
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,10 +30,12 @@ other = 3
 
 
 @pytest.fixture
-def own(tmp_path: Path) -> Path:
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (tmp_path / "beside.py").write_text("LEVEL = 5\n")
     (tmp_path / "own.py").write_text(OWN)
-    return tmp_path
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    yield tmp_path
+    sys.modules.pop("beside", None)
 
 
 def test_installed_ones_are_made_from_their_spelling() -> None:

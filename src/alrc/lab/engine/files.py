@@ -85,8 +85,8 @@ def storing(folder: Path) -> Iterator[None]:
             )
         else:
             words = (
-                f"{file} must be on a disk that works; the system says: {error.strerror or error}. When it "
-                "does, the same command goes on."
+                f"{file} must be on a disk that works; the system says: {error.strerror or error}. "
+                "When it does, the same command goes on."
             )
         worded = NotStored(words)
         worded.errno = error.errno

@@ -22,6 +22,7 @@ from types import ModuleType
 from typing import Any, Literal
 
 from alrc.lab.api import Arm, Options, Task
+from alrc.lab.engine.sources import sources
 
 __all__ = ["Kind", "Named", "installed", "parse_value"]
 
@@ -209,4 +210,16 @@ def _module(path: Path) -> ModuleType:
             f"{path} must be importable; {type(error).__name__}: {error}. Run it with python to "
             "see where."
         ) from error
+    _check_neighbours(path)
     return module
+
+
+def _check_neighbours(path: Path) -> None:
+    """Refuses what was imported by the name of a file beside, and is another one."""
+    for file in sources(path)[1:]:
+        there = getattr(sys.modules.get(file.stem), "__file__", None)
+        if file.parent == path.parent and there is not None and Path(there) != file:
+            raise ValueError(
+                f"{path} must import {file.stem} from beside it; {file.stem} is {there} here, "
+                f"because a module has one meaning in a process. Rename {file.name}."
+            )

@@ -10,6 +10,7 @@ from typing import Any
 from alrc.lab.api import Arm, Task, Training
 from alrc.lab.engine.files import digest, plain
 from alrc.lab.engine.naming import Named
+from alrc.lab.engine.sources import sources
 from alrc.lab.engine.stored import FORMAT
 
 __all__ = ["Spec", "task_of"]
@@ -63,7 +64,7 @@ class Spec:
             ),
             "task_facts": plain(_facts(self.task), f"{one}.describe()"),
             "arm_options": plain(arm.options(), other),
-            "sources": {file.name: _sha256(file) for file in self.own_files},
+            "sources": {name: _sha256(file) for name, file in self._sources.items()},
             "training": {n: v for n, v in training.items() if n not in NOT_FIXING},
             "losses_limited": type(arm).limit is not Arm.limit,
             "diverged_above": plain(task.diverged_above, f"{one}.diverged_above"),
@@ -79,8 +80,17 @@ class Spec:
 
     @property
     def own_files(self) -> list[Path]:
-        """The files of a task and an arm of one's own."""
-        return [named.file for named in (self.task, self.arm) if named.file is not None]
+        """The files of a task and an arm of one's own, with those that they import from beside."""
+        return list(self._sources.values())
+
+    @property
+    def _sources(self) -> dict[str, Path]:
+        files = [named.file for named in (self.task, self.arm) if named.file is not None]
+        return {
+            source.relative_to(file.parent).as_posix(): source
+            for file in files
+            for source in sources(file)
+        }
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the config: another process makes it from the files and data that it has."""
