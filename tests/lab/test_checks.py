@@ -62,6 +62,22 @@ class Counting(tiny.Line):
 
 
 @dataclass(frozen=True)
+class Freezing(tiny.Line):
+    """From its sixth step on it has no dropout, and its height stays."""
+
+    def batches(self, seed: int, batch_size: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
+        batches = enumerate(super().batches(seed, batch_size, start), start)
+        return ((x, y, torch.tensor(step)) for step, (x, y) in batches)  # type: ignore[misc]
+
+    def step(self, networks: Networks, batch: tuple[Tensor, ...]) -> dict[str, Tensor]:
+        x, y, step = batch
+        if step == 5:
+            networks["line"][1].eval()
+            networks["line"][0].bias.requires_grad_(False)
+        return {"loss": super().step(networks, (x, y)).losses["loss"]}
+
+
+@dataclass(frozen=True)
 class Drawing(tiny.Line):
     """Draws in its steps and in its evaluation, which is allowed."""
 
@@ -87,5 +103,6 @@ def test_what_a_task_does_not_keep_is_seen(name: str, words: str) -> None:
         check_task(f"{__file__}:{name}")
 
 
-def test_a_task_that_keeps_it_passes() -> None:
-    check_task(f"{__file__}:Drawing")
+@pytest.mark.parametrize("name", ["Drawing", "Freezing"])
+def test_a_task_that_keeps_it_passes(name: str) -> None:
+    check_task(f"{__file__}:{name}")

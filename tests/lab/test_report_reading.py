@@ -265,7 +265,7 @@ def test_a_primary_comparison_that_names_several_is_refused(study: Path) -> None
     assert refusal(study) == (
         f"{study}: the study's primary must name one comparison, because its verdict is to be "
         "believed as it stands; it names 2. Add keys of the setting, such as task.width or "
-        "training.batch_size; or move the runs of an earlier study out of this folder."
+        "training.batch_size."
     )
     (study / "study.toml").write_text('primary = {arm = "alrc", "training.batch_size" = 4}')
     assert len(read_study(study).primary) == 1
@@ -283,3 +283,15 @@ def test_a_damaged_file_of_the_study_is_refused(study: Path, name: str, content:
         "table; but: "
     )
     assert message.endswith(". Mend it, or remove it: runs are reported without.")
+
+
+def test_runs_that_the_study_does_not_ask_for_are_left_out(study: Path) -> None:
+    asked = [run.name for run in read_study(study).runs]
+    (study / "study.json").write_text(json.dumps({"runs": asked}))
+    write_run(study, "alrc", training={"batch_size": 4}, limit=4.0)
+    found = read_study(study)
+    assert [run.name for run in found.runs] == asked
+    assert found.others == 1
+    (study / "study.json").unlink()
+    assert read_study(study).others == 0
+    assert len(read_study(study).runs) == len(asked) + 1

@@ -84,13 +84,14 @@ def study(
         specs = grid.named_specs(there)
         if others := len(set(there) - specs.keys()):
             typer.echo(
-                f"{out} also holds {others:,} runs that this study does not ask for, which its "
-                "report will show beside; pass another --out to keep them apart.",
+                f"{out} also holds {others:,} runs that this study does not ask for; its report "
+                "will leave them out.",
                 err=True,
             )
         where = _workers(next(iter(specs.values())).training.device, workers, ray)
         jobs = plan(specs, grid.ensembles)
-        failed = run_study(jobs, out, where, Console(stderr=True), retry, grid.record())
+        record = {**grid.record(), "runs": list(specs)}
+        failed = run_study(jobs, out, where, Console(stderr=True), retry, record)
     except (ValueError, OSError) as refusal:
         fail(refusal, 2)
     except StudyStopped as stopped:

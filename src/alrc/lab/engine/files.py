@@ -97,8 +97,8 @@ def storing(folder: Path) -> Iterator[None]:
             )
         else:
             words = (
-                f"{file} must be on a disk that works; the system says: {error.strerror}. When it "
-                "does, the same command goes on."
+                f"{file} must be on a disk that works; the system says: {error.strerror or error}. "
+                "When it does, the same command goes on."
             )
         raise NotStored(words, error) from error
 

@@ -139,7 +139,7 @@ class Grid:
 
     def _check_primary(self, facts: list[dict[str, Any]]) -> None:
         wanted = dict(self.primary or {})
-        if not any(_is_named(fact, wanted) for fact in facts):
+        if not any(all(fact.get(key) == value for key, value in wanted.items()) for fact in facts):
             raise ValueError(
                 f"{self.file}: primary must be one of the comparisons of the study; there is none "
                 f"with {', '.join(f'{key} = {value!r}' for key, value in wanted.items())}."
@@ -154,14 +154,8 @@ class Grid:
             "set": dict(self.values),
             "cross": dict(self.cross),
             "zip": dict(self.together),
-            "primary": None if self.primary is None else self._whole_primary(self.primary),
+            "primary": None if self.primary is None else dict(self.primary),
         }
-
-    def _whole_primary(self, primary: Mapping[str, Any]) -> dict[str, Any]:
-        """With what all runs of this study have in common: others may be in its folder, too."""
-        facts = (_facts(spec) for spec in self.specs())
-        fact = next(fact for fact in facts if _is_named(fact, primary))
-        return {**{key: fact[key] for key in self.values if key in fact}, **primary}
 
     def _choices(self) -> Iterator[dict[str, Any]]:
         """Every value of each key."""
@@ -321,10 +315,6 @@ def _facts(spec: Spec) -> dict[str, Any]:
         **{f"training.{name}": value for name, value in config["training"].items()},
         "arm": config["arm"],
     }
-
-
-def _is_named(fact: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
-    return all(fact.get(key) == value for key, value in wanted.items())
 
 
 def _word(key: str, value: Any) -> str:

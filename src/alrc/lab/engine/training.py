@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from alrc.lab.api import Networks, Task, Training
@@ -157,6 +157,7 @@ class Trainer:
             "first_loss": self.first_loss,
             "random": random_state(self.device),
             "arm": self.arm.state_dict(),
+            "frozen": {name: _frozen(network) for name, network in self.networks.items()},
             **{
                 kind: {n: x.state_dict() for n, x in parts.items()} for kind, parts in self._parts()
             },
@@ -171,6 +172,8 @@ class Trainer:
         for kind, parts in self._parts():
             for name, part in parts.items():
                 part.load_state_dict(state[kind][name])
+        for name, network in self.networks.items():
+            _freeze(network, state["frozen"][name])
 
     def _parts(self) -> list[tuple[str, Mapping[str, Any]]]:
         return [
@@ -178,6 +181,21 @@ class Trainer:
             ("optimizers", self.optimizers),
             ("schedules", self.schedules),
         ]
+
+
+def _frozen(network: nn.Module) -> dict[str, list[str]]:
+    """What a task may have set in a step, and what no state_dict holds."""
+    return {
+        "modules": [name for name, module in network.named_modules() if not module.training],
+        "parameters": [name for name, x in network.named_parameters() if not x.requires_grad],
+    }
+
+
+def _freeze(network: nn.Module, frozen: Mapping[str, list[str]]) -> None:
+    for name, module in network.named_modules():
+        module.training = name not in frozen["modules"]
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(name not in frozen["parameters"])
 
 
 def train(

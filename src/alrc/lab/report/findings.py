@@ -52,6 +52,11 @@ def findings(study: Study, comparisons: Sequence[Compared]) -> Iterator[Block]:
             f"{plural(len(arms), 'arm')} in {len(by_setting):,} settings: {_counts(comparisons)}.",
             lead=True,
         )
+    if study.failed:
+        yield Paragraph(
+            f"**{plural(len(study.failed), 'run')} failed** and are missing in what follows; they "
+            "are listed under What was run."
+        )
     if len(by_setting) <= FEW_SETTINGS:
         yield from _setting_by_setting(study, by_setting)
     yield _matrix(study, by_setting)

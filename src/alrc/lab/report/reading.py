@@ -7,7 +7,7 @@ needs it. So ten thousand runs can be listed in seconds.
 import itertools
 import json
 import tomllib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +37,14 @@ def read_study(folder: Path) -> Study:
     root = folder / "runs"
     if not root.is_dir() and (folder / "config.json").is_file():
         return _read_single(folder)
-    names = sorted(p.name for p in root.glob("[!.]*") if p.is_dir()) if root.is_dir() else []
-    if not names:
+    there = sorted(p.name for p in root.glob("[!.]*") if p.is_dir()) if root.is_dir() else []
+    if not there:
         raise ValueError(
             f"{folder} must hold at least one run, as runs/NAME/, because a report is drawn from "
             "stored results; it holds none. Pass the folder of a study, or of a run."
         )
+    declared, asked = _asked(folder)
+    names = there if asked is None else [name for name in there if name in asked]
     finished = [name for name in names if (root / name / "result.json").is_file()]
     others = [name for name in names if not (root / name / "result.json").is_file()]
     failed = [name for name in others if (root / name / "log.txt").is_file()]
@@ -58,7 +60,9 @@ def read_study(folder: Path) -> Study:
     }
     runs.sort(key=lambda run: (*keys[run], run.seed, run.name))
     unfinished = [name for name in others if name not in failed]
-    study = Study(folder, runs, failed, unfinished, declared=_declared(folder))
+    study = Study(
+        folder, runs, failed, unfinished, declared=declared, others=len(there) - len(names)
+    )
     _check_comparable(study)
     study.primary  # noqa: B018 - refuses one that names several
     return study
@@ -77,21 +81,25 @@ def _read_single(folder: Path) -> Study:
     return Study(folder, [_read(folder)], single=True)
 
 
-def _declared(folder: Path) -> Mapping[str, Any]:
-    """The primary comparison of study.json, which a study writes, or of study.toml."""
+def _asked(folder: Path) -> tuple[Mapping[str, Any], Container[str] | None]:
+    """The primary comparison and the runs of study.json, which a study writes, or of study.toml.
+
+    Others may be in the folder: of a task before it was changed, or of a first try with few steps.
+    """
     readers = {"study.json": json.loads, "study.toml": tomllib.loads}
     for name, loads in readers.items():
         if not (file := folder / name).is_file():
             continue
         try:
-            primary = loads(file.read_text(encoding="utf-8")).get("primary") or {}
-            return dict(_flat(plain(primary, "primary")))
-        except (ValueError, AttributeError) as fault:
+            record = loads(file.read_text(encoding="utf-8"))
+            primary, runs = record.get("primary") or {}, record.get("runs")
+            return dict(_flat(plain(primary, "primary"))), None if runs is None else set(runs)
+        except (ValueError, AttributeError, TypeError) as fault:
             raise ValueError(
                 f"{file} must say what was asked of the study, with primary, if at all, as a "
                 f"table; but: {fault}. Mend it, or remove it: runs are reported without."
             ) from None
-    return {}
+    return {}, None
 
 
 def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

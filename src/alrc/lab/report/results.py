@@ -137,6 +137,7 @@ class Study:
         unfinished: Names of those that have neither.
         single: Whether it is a lone run's folder.
         declared: The primary comparison that the study declares.
+        others: How many runs beside are not of the study as it was last asked for.
     """
 
     folder: Path
@@ -145,6 +146,7 @@ class Study:
     unfinished: list[str] = field(default_factory=list)
     single: bool = False
     declared: Mapping[str, Any] = field(default_factory=dict)
+    others: int = 0
 
     @property
     def total(self) -> int:
@@ -220,8 +222,7 @@ class Study:
             raise ValueError(
                 f"{self.folder}: the study's primary must name one comparison, because its verdict "
                 f"is to be believed as it stands; it names {len(found)}. Add keys of the setting, "
-                "such as task.width or training.batch_size; or move the runs of an earlier study "
-                "out of this folder."
+                "such as task.width or training.batch_size."
             )
         return found
 

@@ -154,10 +154,15 @@ def what_was_run(study: Study) -> Iterator[Block]:
             f"diverged; {len(study.failed):,} failed and {len(study.unfinished):,} unfinished, "
             "which are in no other table and no figure."
         )
+    if study.others:
+        yield Paragraph(
+            f"{plural(study.others, 'run')} in the folder beside are not of the study as it was "
+            "last asked for, and not in this report."
+        )
     for word, names in (("Failed", study.failed), ("Unfinished", study.unfinished)):
         if names:
             yield Paragraph(f"{word}: {_listed(names)}.")
-    above = sorted({run.config["diverged_above"] for run in study.runs})
+    above = sorted({float(run.config["diverged_above"]) for run in study.runs})
     limit = " or ".join(f"{a:g}" for a in above)
     yield Paragraph(
         "A run diverged if a loss is NaN or infinite at its end, or if the median of a loss over "
