@@ -107,6 +107,14 @@ class Unlimited(Arm):
 
 
 @dataclass
+class Detaching(Arm):
+    """Leaves nothing to train with."""
+
+    def limit(self, name: str, losses: Tensor) -> Tensor:
+        return losses.detach()
+
+
+@dataclass
 class DicingArm(Arm):
     """Draws from NumPy's generator, which runs that are trained together share."""
 

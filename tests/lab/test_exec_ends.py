@@ -82,6 +82,7 @@ def test_what_is_waited_for_is_left_when_the_study_stops(
 ) -> None:
     folder = tmp_path / "runs" / "taken"
     folder.mkdir(parents=True)
+    monkeypatch.setattr(study, "HELD_SECONDS", 1e-9)
     monkeypatch.setattr(study.time, "sleep", lambda _: signal.raise_signal(signal.SIGINT))
     with (
         filelock.FileLock(folder / ".lock"),

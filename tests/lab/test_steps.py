@@ -96,6 +96,19 @@ def test_batches_of_runs_that_are_trained_together_have_no_end_either(tmp_path: 
     )
 
 
+@pytest.mark.parametrize("together", [False, True])
+def test_an_arm_that_leaves_nothing_to_train_with_is_refused(
+    together: bool, tmp_path: Path
+) -> None:
+    like = stackable.spec("Dense", "off", 0)
+    arm = Named("arm", f"{faulty.__file__}:Detaching")
+    specs = {"detaching": Spec(like.task, arm, like.training, 0)}
+    if together:  # which has gradients, and would hide that there are none
+        specs["off"] = like
+    message = refusal(Job(specs), tmp_path / "runs")
+    assert message == TOTAL.replace("Faulty", "Dense") + "does not."
+
+
 def test_arms_that_would_share_a_generator_are_not_trained_together(tmp_path: Path) -> None:
     arm = Named("arm", f"{faulty.__file__}:DicingArm")
     like = [stackable.spec("Dense", "off", seed) for seed in (0, 1)]

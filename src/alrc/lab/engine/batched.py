@@ -19,6 +19,7 @@ from alrc.lab.engine.rows import Rows
 from alrc.lab.engine.series import Series
 from alrc.lab.engine.spec import Spec, task_of
 from alrc.lab.engine.stacking import Stack, refusal
+from alrc.lab.engine.steps import check_any_depends
 
 __all__ = ["Ensemble", "setting_of", "why_alone"]
 
@@ -141,6 +142,7 @@ class Ensemble:
         """The sum of what the members minimise, whose gradients are those of each."""
         alike: dict[Any, list[Mapping[str, Tensor]]] = {}
         for losses in limited:
+            check_any_depends(self.task, "step", losses.values())  # the others would hide it
             key = tuple((name, x.shape[1:]) for name, x in losses.items())
             alike.setdefault(key, []).append(losses)
         totals = []

@@ -1,6 +1,6 @@
 """What a task gives in a step, or in words what is wrong with it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -9,7 +9,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from alrc.lab.api import Networks, Outcome, Task, Training
 
-__all__ = ["check_depends", "optimizer_of", "outcome_of", "schedules_of"]
+__all__ = ["check_any_depends", "check_depends", "optimizer_of", "outcome_of", "schedules_of"]
 
 
 def optimizer_of(task: Task, phase: str, optimizers: Mapping[str, Optimizer]) -> Optimizer:
@@ -79,12 +79,22 @@ def check_depends(task: Task, phase: str, total: Tensor) -> None:
     Raises:
         ValueError: If it is not one number, or does not depend on what is trained.
     """
-    if total.numel() != 1 or not total.requires_grad:
-        raise ValueError(
-            f"{type(task).__name__}: the losses of {phase}, limited and combined, must be one "
-            "number that depends on the networks, because their gradients are taken from it; it "
-            + (f"has the shape {tuple(total.shape)}." if total.numel() != 1 else "does not.")
-        )
+    if total.numel() != 1:
+        raise _not_trainable(task, phase, f"has the shape {tuple(total.shape)}")
+    check_any_depends(task, phase, [total])
+
+
+def check_any_depends(task: Task, phase: str, losses: Iterable[Tensor]) -> None:
+    """Refuses limited losses of which none depends on what is trained."""
+    if not any(loss.requires_grad for loss in losses):
+        raise _not_trainable(task, phase, "does not")
+
+
+def _not_trainable(task: Task, phase: str, words: str) -> ValueError:
+    return ValueError(
+        f"{type(task).__name__}: the losses of {phase}, limited and combined, must be one number "
+        f"that depends on the networks, because their gradients are taken from it; it {words}."
+    )
 
 
 def _words(given: Any) -> str:
