@@ -36,7 +36,7 @@ class Planted(tiny.Line):
     """A run that comes to grief in a step, while the file ``left`` holds a number above 0."""
 
     left: Annotated[str, "File."] = ""
-    mishap: Literal["raise", "exit", "kill", "hang", "full disk", "terminate"] = "raise"
+    mishap: Literal["raise", "exit", "kill", "crash", "hang", "full disk", "terminate"] = "raise"
     at: int = 8
 
     places: ClassVar = ("left",)
@@ -56,6 +56,8 @@ class Planted(tiny.Line):
                 sys.exit("planted")
             case "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
+            case "crash":
+                os.kill(os.getpid(), signal.SIGSEGV)
             case "terminate":
                 os.kill(os.getpid(), signal.SIGTERM)
             case "hang":

@@ -2,18 +2,22 @@
 
 import zipfile
 from collections.abc import Callable
+from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import Any
 
 import faulty
 import pytest
+import stackable
 import tiny
 import torch
 from mishaps import after, assert_as_if_alone, paused
 
+from alrc.lab.engine import storage
 from alrc.lab.engine.files import Damaged
 from alrc.lab.engine.jobs import Job, run_job
-from alrc.lab.engine.naming import Named
+from alrc.lab.engine.naming import Named, versions
+from alrc.lab.engine.randomness import kept
 from alrc.lab.engine.storage import RunFolder
 from alrc.lab.engine.training import Stopped
 
@@ -126,8 +130,8 @@ def test_what_a_checkpoint_can_not_hold_is_refused_when_the_first_is_saved(
     with pytest.raises(ValueError, match="checkpoints") as caught:
         run_job(tiny.job("run", arm=arm), tmp_path, stop=after(3))
     assert str(caught.value) == (
-        "arms.step.past.values.1 must be a tensor, number, text, list or dict, because it is kept in "
-        f"checkpoints; it is of type {kind}."
+        "arms.step.past.values.1 must be a tensor, number, text, list or dict, because it is kept "
+        f"in checkpoints; it is of type {kind}."
     )
     assert not (tmp_path / "run" / "checkpoint.pt").exists()
 
@@ -143,3 +147,31 @@ def test_all_that_changes_or_is_drawn_is_in_them(task: str, tmp_path: Path) -> N
         faulty.np.random.seed(steps)
     run_job(job, tmp_path / "runs")
     assert_as_if_alone(tmp_path / "runs", job, tmp_path / "alone")
+
+
+def test_a_generator_on_a_gpu_is_kept_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    where = {"cuda:1": torch.tensor([7])}
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: where[str(device)])
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda s, d: where.update({str(d): s}))
+    with kept(torch.device("cuda:1")):
+        where["cuda:1"] = torch.tensor([8])
+    assert where["cuda:1"].tolist() == [7]
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_another_version_goes_on_and_the_result_names_both(
+    together: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = tiny.job("run")
+    if together:
+        job = Job({str(seed): stackable.spec("Dense", "off", seed) for seed in (0, 1)})
+    for version in ("alrc 1", "alrc 1", "alrc 2"):
+        monkeypatch.setattr(storage, "versions", lambda version=version: version)
+        with pytest.raises(Stopped):
+            run_job(job, tmp_path / "runs", stop=after(2))
+    results = run_job(job, tmp_path / "runs")
+    assert [result["versions"] for result in results.values()] == [["alrc 1", "alrc 2"]] * len(
+        results
+    )
+    assert versions().split(", ")[-1] == f"torch {torch.__version__}"
+    assert versions().startswith(f"alrc {version_of('alrc')}, ")

@@ -11,7 +11,7 @@ from mishaps import Here, assert_as_if_alone, planted, run
 
 from alrc.lab.engine.jobs import Job, run_job
 from alrc.lab.exec import messages, study
-from alrc.lab.exec.messages import Message, Paused
+from alrc.lab.exec.messages import Gone, Message, Paused
 from alrc.lab.exec.workers import Processes
 
 RESTART = "its process was ended from outside; starting it again"
@@ -78,7 +78,7 @@ def test_a_study_with_mishaps_ends_as_if_each_run_were_alone(tmp_path: Path) -> 
     assert times == {name: (runs / name / "result.json").stat().st_mtime_ns for name in good}
 
 
-@pytest.mark.parametrize("end", [None, Paused(asked=True)])
+@pytest.mark.parametrize("end", [Gone(), Paused(asked=True)])
 def test_a_run_whose_worker_is_always_ended_fails_in_the_end(end: Message, tmp_path: Path) -> None:
     class Ending(Here):
         def wait(self) -> list[tuple[str, Message]]:

@@ -95,10 +95,7 @@ def test_a_folder_in_the_place_of_a_file_is_named(name: str, tmp_path: Path) -> 
     folder_instead(path / name)
     with pytest.raises(Damaged) as caught:
         run_job(Job({"run": spec}), tmp_path)
-    assert (
-        str(caught.value)
-        == f"{path / name} must be a file; it is a folder. Remove it, or pass another path."
-    )
+    assert str(caught.value) == f"{path / name} must be a file; it is a folder. Move it away."
 
 
 @pytest.mark.parametrize("name", ["run/series", "run/pictures", "run", "."])
@@ -108,9 +105,9 @@ def test_a_file_in_the_place_of_a_folder_is_named(name: str, tmp_path: Path) -> 
     file_instead(file)
     with pytest.raises(Damaged) as caught:
         run_job(Job({"run": spec}), tmp_path / "runs")
-    assert (
-        str(caught.value)
-        == f"{file} must be a folder; it is a file. Remove it, or pass another path."
+    assert str(caught.value) == (
+        f"{file} must be a folder, because a run is kept in it; it is a file. Move it away, or "
+        "pass another path."
     )
 
 

@@ -1,7 +1,6 @@
 """Tasks and arms by name: one way to spell them, installed or in a file of one's own."""
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -30,12 +29,12 @@ other = 3
 
 
 @pytest.fixture
-def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.delitem(sys.modules, "beside", raising=False)  # of another test's folder
     (tmp_path / "beside.py").write_text("LEVEL = 5\n")
     (tmp_path / "own.py").write_text(OWN)
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    yield tmp_path
-    sys.modules.pop("beside", None)
+    return tmp_path
 
 
 def test_installed_ones_are_made_from_their_spelling() -> None:

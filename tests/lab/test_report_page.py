@@ -1,6 +1,7 @@
 """The page of a report: what it holds, what it leaves out, and that nothing in it is by chance."""
 
 import base64
+import errno
 import re
 import shutil
 from html.parser import HTMLParser
@@ -251,9 +252,9 @@ def test_nothing_half_written_is_left(study: Path, monkeypatch: pytest.MonkeyPat
     def break_off(part: Path, content: bytes) -> None:
         with part.open("wb") as stream:
             stream.write(b"half a rep")
-        raise OSError("disk full")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", break_off)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(OSError, match="the disk is full"):
         report_module.write_report(study)
     assert {p: p.read_bytes() for p in study.rglob("*") if p.is_file()} == before

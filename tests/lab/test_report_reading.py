@@ -2,15 +2,18 @@
 
 import json
 import shutil
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import tiny
 from fabricated_studies import ERROR, PSNR, write_run
 from reading_reports import draw_nothing, markdown
 
+from alrc.lab.engine.jobs import run_job
 from alrc.lab.report.reading import read_study
 from alrc.lab.report.report import write_report
 
@@ -168,6 +171,23 @@ def test_a_damaged_evaluation_is_refused(study: Path) -> None:
         f"{file} must hold a row of 2 float64 numbers for each evaluation; it has float64 of shape "
         f"(3, 5). {MEND}"
     )
+
+
+def test_an_evaluation_that_was_changed_or_removed_is_refused(tmp_path: Path) -> None:
+    run_job(tiny.job("run"), tmp_path)
+    file = tmp_path / "run" / "evaluation.npy"
+    rows = np.load(file)
+    np.save(file, 2 * rows)
+    with pytest.raises(ValueError, match="evaluation") as caught:
+        read_study(tmp_path / "run").runs[0].evaluations  # noqa: B018
+    stored = json.loads((tmp_path / "run" / "result.json").read_text())["evaluation"]["crc32"]
+    words = f"{file} must hold a row of 3 float64 numbers for each evaluation; "
+    found = f"{zlib.crc32(file.read_bytes()):08x}"
+    assert str(caught.value) == f"{words}its checksum is {found} instead of {stored}. {MEND}"
+    file.unlink()
+    with pytest.raises(ValueError, match="missing") as caught:
+        read_study(tmp_path / "run").runs[0].evaluations  # noqa: B018
+    assert str(caught.value) == f"{words}it is missing. {MEND}"
 
 
 @pytest.mark.parametrize("content", [b"", b"no picture"])

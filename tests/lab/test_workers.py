@@ -115,8 +115,8 @@ REASONS = {
     "folder of this run, and it is trained anew",
     damage_config: "{} must hold a JSON object; Expecting value: line 1 column 1 (char 0). Remove "
     "{run}, or pass another folder",
-    replace_folder: "{} must be a folder, because a run is kept in it; it is a file. Pass another "
-    "path",
+    replace_folder: "{} must be a folder, because a run is kept in it; it is a file. Move it "
+    "away, or pass another path",
 }
 
 
@@ -156,14 +156,6 @@ def test_nothing_that_was_moved_aside_is_overwritten(tmp_path: Path) -> None:
         (tmp_path / "runs" / "a").rmdir()
     found = [(tmp_path / "damaged" / n / "config.json").read_bytes() for n in ("a", "a-2")]
     assert found == [b"first", b"second"]
-
-
-def test_a_run_that_another_process_trains_is_not_moved_aside(tmp_path: Path) -> None:
-    job = tiny.job("a")
-    with RunFolder(tmp_path / "runs" / "a", job.specs["a"].config):
-        failed, _ = run([job], tmp_path, Here(), retry=True)
-    assert list(failed) == ["a"]
-    assert not (tmp_path / "damaged").exists()
 
 
 def test_a_folder_that_is_read_only_is_told(

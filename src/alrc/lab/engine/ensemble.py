@@ -115,4 +115,5 @@ def _store(
                 ensemble.seconds / len(order),
             )
             rows = [[float(step), *metrics[i]] for step, *metrics in evaluations]
+            own.versions = folder.versions
             finish(ensemble.specs[name], own, member, rows, trained_with=len(order))

@@ -6,7 +6,7 @@ import json
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,18 @@ class Damaged(ValueError):
 
 
 class NotStored(OSError, ValueError):
-    """The system keeps a file from being written or read; ``errno`` says why, the message too."""
+    """The system keeps a file from being written or read; the message says why, in words."""
+
+    def __init__(self, words: str, error: OSError) -> None:
+        super().__init__(words)
+        self.words, self.errno, self.strerror = words, error.errno, error.strerror
+
+    def __str__(self) -> str:
+        return self.words
+
+
+class InTheWay(NotStored, Damaged):
+    """There is a folder in the place of a file, or a file in that of a folder."""
 
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -49,8 +60,8 @@ def storing(folder: Path) -> Iterator[None]:
     """Says in words what keeps the files of a folder from being written or read.
 
     Raises:
-        Damaged: If there is a folder in the place of a file, or a file in that of a folder.
-        NotStored: If the disk is full, or for what else the system says.
+        NotStored: With what the system says; :class:`InTheWay`, which is :class:`Damaged` too, if
+            there is a folder in the place of a file, or a file in that of a folder.
     """
     try:
         yield
@@ -60,14 +71,15 @@ def storing(folder: Path) -> Iterator[None]:
         name = error.filename2 or error.filename
         file = Path(name) if isinstance(name, str | Path) else folder
         if isinstance(error, IsADirectoryError):
-            raise Damaged(
-                f"{file} must be a file; it is a folder. Remove it, or pass another path."
-            ) from error
+            words = f"{file} must be a file; it is a folder. Move it away."
+            raise InTheWay(words, error) from error
         if isinstance(error, NotADirectoryError | FileExistsError):
             file = next((path for path in (file, *file.parents) if path.is_file()), file)
-            raise Damaged(
-                f"{file} must be a folder; it is a file. Remove it, or pass another path."
-            ) from error
+            words = (
+                f"{file} must be a folder, because a run is kept in it; it is a file. Move it "
+                "away, or pass another path."
+            )
+            raise InTheWay(words, error) from error
         if error.errno in FULL:
             words = (
                 f"{folder} must have room for what is stored in it; the disk is full. Free some "
@@ -88,9 +100,7 @@ def storing(folder: Path) -> Iterator[None]:
                 f"{file} must be on a disk that works; the system says: {error.strerror or error}. "
                 "When it does, the same command goes on."
             )
-        worded = NotStored(words)
-        worded.errno = error.errno
-        raise worded from error
+        raise NotStored(words, error) from error
 
 
 # Files that are written, and the names that they are to have, within written_together.
@@ -126,7 +136,7 @@ def written_together() -> Iterator[None]:
     finally:
         _waiting.reset(token)
         for part in waiting:
-            part.unlink(missing_ok=True)
+            _remove(part)
 
 
 @contextmanager
@@ -157,7 +167,12 @@ def written_whole(path: Path) -> Iterator[Path]:
             sync_folder(path.parent)
     finally:
         if waiting is None or part not in waiting:
-            part.unlink(missing_ok=True)
+            _remove(part)
+
+
+def _remove(part: Path) -> None:
+    with suppress(OSError):  # what went wrong before is said
+        part.unlink()
 
 
 def sync_folder(folder: Path) -> None:

@@ -21,10 +21,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
-from alrc.lab.api import Arm, Options, Task
-from alrc.lab.engine.sources import sources
+import torch
 
-__all__ = ["Kind", "Named", "installed", "parse_value"]
+from alrc.lab.api import Arm, Options, Task
+from alrc.lab.engine.sources import sources_of
+
+__all__ = ["Kind", "Named", "installed", "parse_value", "versions"]
 
 Kind = Literal["task", "arm"]
 BASES: dict[Kind, type[Options]] = {"task": Task, "arm": Arm}
@@ -166,6 +168,14 @@ def _entries(kind: Kind) -> dict[str, EntryPoint]:
     return {entry.name: entry for entry in entry_points(group=f"alrc.{kind}s")}
 
 
+@cache
+def versions() -> str:
+    """Of PyTorch, and of what tasks and arms are installed with."""
+    dists = [entry.dist for kind in BASES for entry in _entries(kind).values()]
+    known = {f"{dist.name} {dist.version}" for dist in dists if dist is not None}
+    return ", ".join(sorted({*known, f"torch {torch.__version__}"}))
+
+
 def installed(kind: Kind) -> list[str]:
     """Names of those that are installed."""
     return sorted(_entries(kind))
@@ -210,16 +220,11 @@ def _module(path: Path) -> ModuleType:
             f"{path} must be importable; {type(error).__name__}: {error}. Run it with python to "
             "see where."
         ) from error
-    _check_neighbours(path)
-    return module
-
-
-def _check_neighbours(path: Path) -> None:
-    """Refuses what was imported by the name of a file beside, and is another one."""
-    for file in sources(path)[1:]:
-        there = getattr(sys.modules.get(file.stem), "__file__", None)
-        if file.parent == path.parent and there is not None and Path(there) != file:
+    for helper, file in sources_of(path).items():
+        taken = getattr(sys.modules.get(helper), "__file__", None)
+        if file != path and taken is not None and not file.samefile(taken):
             raise ValueError(
-                f"{path} must import {file.stem} from beside it; {file.stem} is {there} here, "
-                f"because a module has one meaning in a process. Rename {file.name}."
+                f"{path} must get {helper} from the file beside it, because that is what its runs "
+                f"are known by; Python has it from {taken}. Rename that file."
             )
+    return module

@@ -4,7 +4,6 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from alrc.lab.engine.files import storing, written_whole
 from alrc.lab.engine.randomness import kept, seed_all
 from alrc.lab.engine.series import Manifest, is_present, read_series
 
-__all__ = ["evaluate", "last_tenth", "save_evaluations", "save_pictures", "summarise"]
+__all__ = ["evaluate", "last_tenth", "save_pictures", "summarise"]
 
 CHUNK = 2**22  # losses to look at at a time
 EVALUATION_SEED = 20_200_420  # unlike those of runs
@@ -68,14 +67,6 @@ def evaluate(task: Task, networks: Networks) -> list[float]:
             f"them; it gave {', '.join(values) or 'nothing'}."
         )
     return [float(values[name]) for name in names]
-
-
-def save_evaluations(folder: Path, evaluations: list[list[float]]) -> None:
-    """Writes evaluation.npy: a row for each evaluation, the step and then the metrics."""
-    content = BytesIO()  # np.save does not say when a disk is full
-    np.save(content, np.array(evaluations, np.float64))
-    with written_whole(folder / "evaluation.npy") as part:
-        part.write_bytes(content.getvalue())
 
 
 def save_pictures(task: Task, networks: Networks, folder: Path) -> list[dict[str, str]]:

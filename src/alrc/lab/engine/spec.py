@@ -1,7 +1,6 @@
 """A run before it is trained: a task, an arm, how it is trained, and a seed."""
 
 import dataclasses
-import hashlib
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 from alrc.lab.api import Arm, Task, Training
 from alrc.lab.engine.files import digest, plain
 from alrc.lab.engine.naming import Named
-from alrc.lab.engine.sources import sources
+from alrc.lab.engine.sources import sha256, sources_of
 from alrc.lab.engine.stored import FORMAT
 
 __all__ = ["Spec", "task_of"]
@@ -64,7 +63,7 @@ class Spec:
             ),
             "task_facts": plain(_facts(self.task), f"{one}.describe()"),
             "arm_options": plain(arm.options(), other),
-            "sources": {name: _sha256(file) for name, file in self._sources.items()},
+            "sources": self._sources(),
             "training": {n: v for n, v in training.items() if n not in NOT_FIXING},
             "losses_limited": type(arm).limit is not Arm.limit,
             "diverged_above": plain(task.diverged_above, f"{one}.diverged_above"),
@@ -80,17 +79,19 @@ class Spec:
 
     @property
     def own_files(self) -> list[Path]:
-        """The files of a task and an arm of one's own, with those that they import from beside."""
-        return list(self._sources.values())
-
-    @property
-    def _sources(self) -> dict[str, Path]:
+        """The files of a task and an arm of one's own, with what they import from beside them."""
         files = [named.file for named in (self.task, self.arm) if named.file is not None]
-        return {
-            source.relative_to(file.parent).as_posix(): source
-            for file in files
-            for source in sources(file)
-        }
+        return list(dict.fromkeys(path for file in files for path in sources_of(file).values()))
+
+    def _sources(self) -> dict[str, str]:
+        """Their checksums, by their names."""
+        sums: dict[str, str] = {}
+        for file in self.own_files:
+            name = file.name
+            while sums.get(name, sha256(file)) != sha256(file):  # another file of that name
+                name += "'"
+            sums[name] = sha256(file)
+        return sums
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the config: another process makes it from the files and data that it has."""
@@ -107,9 +108,3 @@ def task_of(named: Named) -> Task:
 @cache
 def _facts(named: Named) -> dict[str, Any]:
     return dict(task_of(named).describe())
-
-
-@cache
-def _sha256(file: Path) -> str:
-    """Of what was imported, also if the file was changed since."""
-    return hashlib.sha256(file.read_bytes()).hexdigest()

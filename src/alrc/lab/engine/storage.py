@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from alrc.lab.engine.files import Damaged, digest, read_json, storing, write_json, written_whole
+from alrc.lab.engine.naming import versions
 from alrc.lab.engine.series import Series
 from alrc.lab.engine.stored import check_result
 
@@ -50,6 +51,7 @@ class RunFolder:
         self._lock = filelock.FileLock(path / ".lock")
         self._lock_number: int | None = None
         self._can_be_read = False  # what is saved in checkpoints
+        self.versions = [versions()]  # with which it was trained; they fix nothing
 
     def __enter__(self) -> "RunFolder":
         with self._in_words():
@@ -153,6 +155,7 @@ class RunFolder:
                         f"{file} must be a checkpoint of this run; it is one of another run. "
                         f"Remove {self.path}, and the run is trained anew."
                     )
+                self.versions = list(dict.fromkeys([*state["versions"], *self.versions]))
                 return state, Series(self.path / "series", dict(state["series"]))
 
     @contextmanager
@@ -190,7 +193,8 @@ class RunFolder:
         self._check_lock()
         with storing(self.path):
             manifest = series.commit(state["step"])
-        state = {"run": digest(self.config), **state, "series": manifest}
+        known = {"run": digest(self.config), "versions": self.versions}
+        state = {**known, **state, "series": manifest}
         content = _packed(state, check=not self._can_be_read)
         self._can_be_read = True
         with written_whole(self.path / "checkpoint.pt") as part:

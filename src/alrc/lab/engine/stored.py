@@ -1,14 +1,22 @@
-"""Whether config.json and result.json hold what a run is known by: for the engine and the report.
+"""Whether the small files of a run hold what they must: for the engine and the report.
 
-Their faults are half-sentences; who opened the file says which one it is, and what to do.
+Faults of config.json and result.json are half-sentences; who opened the file says which one it is,
+and what to do.
 """
 
-from collections.abc import Mapping
+import io
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from alrc.lab.api import Metric
+import numpy as np
+from numpy.typing import NDArray
 
-__all__ = ["FORMAT", "check_config", "check_result"]
+from alrc.lab.api import Metric
+from alrc.lab.engine.files import Damaged, storing, written_whole
+
+__all__ = ["FORMAT", "check_config", "check_result", "read_evaluations", "save_evaluations"]
 
 FORMAT = 2
 PARTS: dict[str, dict[str, type]] = {
@@ -73,3 +81,44 @@ def _check_parts(file: str, content: Mapping[str, Any]) -> None:
     for name, kind in PARTS[file].items():
         if not isinstance(content[name], kind):
             raise ValueError(f"{name} in {file} is {content[name]!r}")
+
+
+def save_evaluations(folder: Path, rows: Sequence[Sequence[float]]) -> dict[str, Any]:
+    """Writes evaluation.npy: a row for each evaluation, the step and then the metrics.
+
+    Returns:
+        What result.json says of it.
+    """
+    content = io.BytesIO()  # np.save does not say when a disk is full
+    np.save(content, np.array(rows, np.float64))
+    with written_whole(folder / "evaluation.npy") as part:
+        part.write_bytes(content.getbuffer())
+    return {"crc32": f"{zlib.crc32(content.getbuffer()):08x}"}
+
+
+def read_evaluations(
+    folder: Path, result: Mapping[str, Any], columns: int
+) -> NDArray[np.float64] | None:
+    """The rows of evaluation.npy; None without one in results that don't speak of it.
+
+    Raises:
+        Damaged: If it is not there, has another number of columns, or was changed.
+    """
+    path, stored = folder / "evaluation.npy", result.get("evaluation")
+    if stored is None and not path.exists():
+        return None
+    try:
+        with storing(folder):
+            crc = f"{zlib.crc32(path.read_bytes()):08x}"
+            rows: NDArray[np.float64] = np.load(path)
+        if rows.shape[1:] != (columns,) or rows.dtype != np.float64 or not len(rows):
+            raise ValueError(f"it has {rows.dtype} of shape {rows.shape}")
+        if stored is not None and crc != stored["crc32"]:
+            raise ValueError(f"its checksum is {crc} instead of {stored['crc32']}")
+    except (OSError, ValueError, EOFError, TypeError, AttributeError) as fault:
+        words = "it is missing" if not path.exists() else fault
+        raise Damaged(
+            f"{path} must hold a row of {columns} float64 numbers for each evaluation; {words}. "
+            "Remove result.json and finish the run again, or remove the folder."
+        ) from None
+    return rows

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from alrc.lab.api import Arm, Networks, Task, Training
-from alrc.lab.engine.outcome import evaluate, save_evaluations, save_pictures, summarise
+from alrc.lab.engine.outcome import evaluate, save_pictures, summarise
 from alrc.lab.engine.randomness import build, random_state, seed_all, set_random_state
 from alrc.lab.engine.series import Series
 from alrc.lab.engine.spec import Spec, task_of
 from alrc.lab.engine.steps import check_depends, optimizer_of, outcome_of, schedules_of
 from alrc.lab.engine.storage import RunFolder
-from alrc.lab.engine.stored import FORMAT
+from alrc.lab.engine.stored import FORMAT, save_evaluations
 
 __all__ = ["Progress", "Stopped", "Trainer", "train"]
 
@@ -297,7 +297,6 @@ def finish(
         evaluations: Step and metrics, of each.
         more: What else result.json is to say.
     """
-    save_evaluations(folder.path, evaluations)
     names = [metric.name for metric in run.task.metrics]
     metrics = dict(zip(names, evaluations[-1][1:], strict=True))
     manifest = run.series.manifest
@@ -309,6 +308,8 @@ def finish(
         **summarise(folder.path, spec.config, manifest, metrics),
         "pictures": save_pictures(run.task, run.networks, folder.path),
         "series": manifest,
+        "evaluation": save_evaluations(folder.path, evaluations),
+        "versions": folder.versions,
         **more,
     }
     folder.save_result(result)

@@ -12,7 +12,7 @@ import torch
 
 from alrc.lab.engine.jobs import Job
 from alrc.lab.engine.training import Progress
-from alrc.lab.exec.messages import Failed, Message, throttled, train_job
+from alrc.lab.exec.messages import Failed, Gone, Message, throttled, train_job
 
 __all__ = ["RayWorkers"]
 
@@ -39,10 +39,10 @@ class RayWorkers:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent unless asked for
         try:
             import ray
-        except ModuleNotFoundError:
+        except ModuleNotFoundError as error:
+            lack = "is not installed" if error.name == "ray" else f"lacks {error.name}"
             raise ValueError(
-                "--ray must find Ray, which is not installed here. Install it with: "
-                'pip install "alrc[ray]"'
+                f'--ray must find Ray, which {lack} here. Install it with: pip install "alrc[ray]"'
             ) from None
         self.ray, self.count, self.gpus_per_run = ray, count, gpus_per_run
         if address != "auto":
@@ -55,7 +55,7 @@ class RayWorkers:
                 logging_level=logging.ERROR,
                 **local if address == "auto" else {},
             )
-        except (ConnectionError, ValueError) as error:
+        except (ConnectionError, ValueError, RuntimeError) as error:
             raise _no_cluster(address, error) from None
         # Restarts of a run are counted by the study, the same for all workers.
         self.train: Any = ray.remote(num_cpus=1, max_retries=0)(_train)
@@ -89,7 +89,7 @@ class RayWorkers:
             except self.ray.exceptions.RayTaskError as error:  # before the run began
                 messages.append((name, Failed.of(error)))
             except self.ray.exceptions.RayError:  # the worker, or its whole machine, is gone
-                messages.append((name, None))
+                messages.append((name, Gone()))
         with suppress(self.ray.exceptions.RayError):  # nothing but a display is missed
             running = set(self.names.values())
             states = self.ray.get(self.board.take.remote())
@@ -116,7 +116,7 @@ def _check_reachable(address: str) -> None:
     """Ray itself waits for minutes and then ends the process."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     try:
-        socket.create_connection((host, int(port)), timeout=10).close()
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
     except (OSError, ValueError, OverflowError) as error:
         raise _no_cluster(address, error) from None
 

@@ -6,14 +6,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import inf, nan
 from pathlib import Path
+from signal import strsignal
 from typing import Any, Protocol
 
 from alrc.lab.engine.files import FULL, Damaged
 from alrc.lab.engine.jobs import Job, run_job
+from alrc.lab.engine.storage import InUse
 from alrc.lab.engine.training import Progress, Stopped
 from alrc.lab.exec.progress import Show
 
-__all__ = ["Failed", "Finished", "Message", "Paused", "Workers", "throttled", "train_job"]
+__all__ = ["Failed", "Finished", "Gone", "Message", "Paused", "Workers", "throttled", "train_job"]
+SIGKILL = 9  # which Windows does not have
 
 
 @dataclass(frozen=True)
@@ -46,12 +49,14 @@ class Failed:
         log: The traceback.
         disk_full: Whether that was all; there is nothing wrong with the job then.
         damaged: The folder without which it would be trained anew, if that is what helps.
+        in_use: Whether another process is at one of its runs; there is nothing wrong with it then.
     """
 
     reason: str
     log: str
     disk_full: bool = False
     damaged: Path | None = None
+    in_use: bool = False
 
     @classmethod
     def of(cls, error: BaseException) -> "Failed":
@@ -61,11 +66,32 @@ class Failed:
             words = f"{type(error).__name__}: {words}"
         disk_full = isinstance(error, OSError) and error.errno in FULL
         damaged = error.folder if isinstance(error, Damaged) else None
-        return cls(words.rstrip("."), traceback.format_exc(), disk_full, damaged)
+        in_use = isinstance(error, InUse)
+        return cls(words.rstrip("."), traceback.format_exc(), disk_full, damaged, in_use)
 
 
-# How far a job has come; or how it ended, which is None if its worker is gone.
-Message = Progress | Finished | Paused | Failed | None
+@dataclass(frozen=True)
+class Gone:
+    """A worker ended without a word.
+
+    Args:
+        how: What its process did, in words.
+    """
+
+    how: str = "was ended from outside"
+
+    @classmethod
+    def by(cls, exit_code: int | None) -> "Gone":
+        """From what the system says: the number of a signal is below 0."""
+        if exit_code in (None, 0, -SIGKILL):  # who asks a worker to end lets it say 0
+            return cls()
+        if exit_code < 0:
+            return cls(f"was ended by signal {-exit_code} ({strsignal(-exit_code)})")
+        return cls(f"ended with exit code {exit_code}")
+
+
+# How far a job has come; or how it ended.
+Message = Progress | Finished | Paused | Failed | Gone
 
 
 class Workers(Protocol):

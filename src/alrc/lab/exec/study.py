@@ -16,7 +16,7 @@ from alrc.lab.engine.jobs import Job
 from alrc.lab.engine.storage import AnotherRun, RunFolder
 from alrc.lab.engine.training import Progress
 from alrc.lab.exec.estimate import data_lines, estimate, first_of_each_setting, setting_of
-from alrc.lab.exec.messages import Failed, Finished, Message, Paused, Workers
+from alrc.lab.exec.messages import Failed, Finished, Gone, Message, Paused, Workers
 from alrc.lab.exec.progress import StudyBars
 from alrc.lab.exec.stopping import Signals, StudyStopped
 
@@ -26,7 +26,7 @@ RESTARTS = 3
 TRIAL_SECONDS = 1.0  # of training, from which the time of a setting is estimated
 ANSWER_SECONDS = 8.0  # for a checkpoint; some systems kill ten seconds after they said SIGTERM
 FULL_DISK = 1  # the exit code
-KILLED = "its process was ended from outside {} times, perhaps for lack of memory"
+HELD_SECONDS = 1.0  # between looks at a run that another process trains
 
 
 def run_study(
@@ -108,6 +108,7 @@ class _Study:
         self.failed = {n: log for n, log in logs.items() if log.exists() and n not in self.finished}
         self.waiting = deque[str]()
         self.running = set[str]()
+        self.held, self.told = dict[str, float](), set[str]()  # until when; of which it was said
         self.kills, self.steps = Counter[str](), Counter[str]()
         self.paces: dict[str, float] = {}  # by setting
         self.in_trial = False
@@ -160,15 +161,20 @@ class _Study:
     def train(self, jobs: Iterable[Job], workers: Workers) -> None:
         """Until all have ended or paused, or the study is stopped."""
         self.waiting.extend(job.name for job in jobs)
-        while self.running or self.waiting:
+        while self.running or self.waiting or self.held:
             self.look_for_signals(workers)
+            due = [name for name, when in self.held.items() if time.monotonic() >= when]
+            self.waiting.extend(name for name in due if self.held.pop(name))
             while self.waiting and workers.free and not self.stopping:
                 self.start(self.waiting.popleft(), workers)
             if self.running:
                 for name, message in workers.wait():
                     self.hear(name, message, workers)
+            elif self.held:
+                time.sleep(HELD_SECONDS / 10)
             if self.stopping:
                 self.waiting.clear()
+                self.held.clear()
             if self.is_impatient() or time.monotonic() > self.deadline:
                 self.lost += sum(self.begun(name) for name in self.running)
                 self.running.clear()
@@ -202,7 +208,10 @@ class _Study:
                 case Failed(damaged=Path() as folder) if self.retry:
                     self.begin_anew(job, folder, message, workers)
                 case Failed(disk_full=True):
-                    self.ask_to_stop(f"the disk is full ({message.reason})", FULL_DISK, workers)
+                    why = f"the disk is full ({message.reason.partition(';')[0]})"
+                    self.ask_to_stop(why, FULL_DISK, workers)
+                case Failed(in_use=True):
+                    self.hold(job)
                 case Failed():
                     self.fail(job, message, workers)
                 case Paused() if self.stopping:
@@ -210,11 +219,11 @@ class _Study:
                 case Paused(asked=False) if self.in_trial:
                     pass
                 case _:
-                    self.restart(job, workers)
+                    self.restart(job, message if isinstance(message, Gone) else Gone(), workers)
             self.bars.end(name, self.has_ended(job))
         self.bars.count(
             f"{len(self.finished)} finished, {len(self.running)} running, "
-            f"{len(self.failed)} failed, {len(self.waiting)} waiting"
+            f"{len(self.failed)} failed, {len(self.waiting) + len(self.held)} waiting"
         )
 
     def finish(self, message: Finished) -> None:
@@ -230,18 +239,29 @@ class _Study:
                 words += f"; diverged: {result['diverged']}"
             self.say(f"{name}: finished, {words}")
 
-    def restart(self, job: Job, workers: Workers) -> None:
+    def hold(self, job: Job) -> None:
+        """While another process trains one of its runs, after which there may be no more to do."""
+        if self.in_trial or self.stopping:
+            return
+        if job.name not in self.told:
+            self.told.add(job.name)
+            self.say(f"{job.label}: another process is training it; waiting for its end")
+        self.held[job.name] = time.monotonic() + HELD_SECONDS
+
+    def restart(self, job: Job, end: Gone, workers: Workers) -> None:
         """After its worker was ended by others."""
         if self.stopping:
             self.lost += self.begun(job.name)
             return
         self.kills[job.name] += 1
         if self.kills[job.name] > RESTARTS:
-            words = KILLED.format(self.kills[job.name])
+            words = f"its process {end.how} {self.kills[job.name]} times"
+            if end == Gone():
+                words += ", perhaps for lack of memory"
             self.fail(job, Failed(words, f"{words.capitalize()}.\n"), workers)
         else:
             self.waiting.appendleft(job.name)
-            self.say(f"{job.label}: its process was ended from outside; starting it again")
+            self.say(f"{job.label}: its process {end.how}; starting it again")
 
     def begin_anew(self, job: Job, folder: Path, failure: Failed, workers: Workers) -> None:
         """After a folder couldn't be read; what is in it is left to the user."""

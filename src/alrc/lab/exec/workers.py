@@ -16,7 +16,7 @@ import torch
 
 from alrc.lab.engine.jobs import Job
 from alrc.lab.engine.training import Progress
-from alrc.lab.exec.messages import Message, Paused, throttled, train_job
+from alrc.lab.exec.messages import Gone, Message, Paused, throttled, train_job
 
 __all__ = ["Processes"]
 
@@ -55,21 +55,22 @@ class Processes:
 
     def _hear(self, connection: Connection) -> list[tuple[str, Message]]:
         process = self.busy[connection]
-        message: Message
+        message: Message | None
         try:
             message = connection.recv()
         except (EOFError, OSError):
-            message = None
-        else:
-            if message is None:
-                process.has_started()
-                return []
-            if isinstance(message, Progress):
-                return [(process.name, message)]
+            message = Gone()
+        if message is None:
+            process.has_started()
+            return []
+        if isinstance(message, Progress):
+            return [(process.name, message)]
         del self.busy[connection]
-        if message is None or (isinstance(message, Paused) and message.asked):
+        if isinstance(message, Gone) or (isinstance(message, Paused) and message.asked):
             process.stop()
             self.numbers.append(process.number)
+            if isinstance(message, Gone):
+                message = Gone.by(process.process.exitcode)
         else:
             self.idle.append(process)
         return [(process.name, message)]

@@ -139,7 +139,7 @@ def _not_whole(path: Path, fault: str) -> ValueError:
 def _json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_bytes())
-    except ValueError as fault:
+    except (ValueError, RecursionError) as fault:
         raise ValueError(f"{path.name} is not JSON ({fault})") from None
     if not isinstance(value, dict):
         raise ValueError(f"{path.name} holds no JSON object")

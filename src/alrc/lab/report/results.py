@@ -14,6 +14,7 @@ from alrc.lab.api import Metric
 from alrc.lab.engine.files import plain
 from alrc.lab.engine.naming import parse_value
 from alrc.lab.engine.series import read_series
+from alrc.lab.engine.stored import read_evaluations
 
 __all__ = ["Run", "Setting", "Study", "natural"]
 
@@ -114,23 +115,10 @@ class Run:
     @cached_property
     def evaluations(self) -> NDArray[np.float64]:
         """A row for each evaluation: the step, then the metrics."""
-        path = self.folder / "evaluation.npy"
-        if not path.exists():  # it adds nothing to the metrics at the end
-            values = [self.metric(metric.name) for metric in self.metrics]
-            return np.array([[self.steps, *values]])
-        try:
-            rows = np.load(path)
-            shape = (len(rows), 1 + len(self.metrics))
-            if rows.shape != shape or rows.dtype != np.float64 or not len(rows):
-                raise ValueError(f"it has {rows.dtype} of shape {rows.shape}")
-        except (ValueError, EOFError, TypeError) as fault:
-            raise ValueError(
-                f"{path} must hold a row of {1 + len(self.metrics)} float64 numbers for each "
-                f"evaluation; {fault}. Remove result.json and finish the run again, or remove the "
-                "folder."
-            ) from None
-        evaluations: NDArray[np.float64] = rows
-        return evaluations
+        rows = read_evaluations(self.folder, self.result, 1 + len(self.metrics))
+        if rows is None:  # it adds nothing to the metrics at the end
+            rows = np.array([[self.steps, *(self.metric(metric.name) for metric in self.metrics)]])
+        return rows
 
 
 def _number(value: Any) -> float:
