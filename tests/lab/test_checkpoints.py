@@ -130,8 +130,8 @@ def test_what_a_checkpoint_can_not_hold_is_refused_when_the_first_is_saved(
     with pytest.raises(ValueError, match="checkpoints") as caught:
         run_job(tiny.job("run", arm=arm), tmp_path, stop=after(3))
     assert str(caught.value) == (
-        "arm.past.values.1 must be a tensor, number, text, list or dict, because it is kept in "
-        f"checkpoints; it is of type {kind}."
+        "arms.step.past.values.1 must be a tensor, number, text, list or dict, because it is kept "
+        f"in checkpoints; it is of type {kind}."
     )
     assert not (tmp_path / "run" / "checkpoint.pt").exists()
 

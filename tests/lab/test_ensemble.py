@@ -119,7 +119,10 @@ def test_each_member_is_at_every_step_what_it_is_alone(
             seen.add(here)
         assert seen == own["series"].keys()
         name = next(n for n in own["series"] if n.endswith(".raw")).removesuffix(".raw")
-        if f"{name}.limited" in own["series"] and "Wary" not in run.trainer.arm.__class__.__name__:
+        if (
+            f"{name}.limited" in own["series"]
+            and "Wary" not in run.trainer.arms["step"].__class__.__name__
+        ):
             limited = read_series(run.folder, own, f"{name}.limit")
             assert np.isfinite(limited).any()
 

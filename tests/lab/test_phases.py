@@ -1,6 +1,7 @@
 """Tasks with several phases: what they must give, and what arms log of them."""
 
-from collections.abc import Iterator, Mapping
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
@@ -13,12 +14,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ConstantLR, LRScheduler
 
-from alrc.lab.api import Metric, Networks, Task, Training
+from alrc.lab.api import Arm, Metric, Networks, Task, Training
 from alrc.lab.engine.naming import Named
 from alrc.lab.engine.series import is_present, read_series
 from alrc.lab.engine.spec import Spec
 from alrc.lab.engine.storage import RunFolder
-from alrc.lab.engine.training import train
+from alrc.lab.engine.training import Stopped, train
 
 STEPS = 12
 EXAMPLES = Path(__file__).parents[2] / "examples" / "lab"
@@ -63,6 +64,30 @@ class Both(Task):
         return {"sum": sum(network.weight.item() for network in networks.values())}
 
 
+class Together(Both):
+    """Both phases have the same optimizer."""
+
+    def optimizers(self, networks: Networks, training: Training) -> Mapping[str, Optimizer]:
+        parameters = [p for network in networks.values() for p in network.parameters()]
+        return dict.fromkeys(("step", "late"), training.make_optimizer(parameters))
+
+
+@dataclass
+class Counting(Arm):
+    """Counts the steps that it sees."""
+
+    def begin(self, device: torch.device) -> None:
+        self.steps = 0
+
+    def after_backward(
+        self, phase: str, parameters: Sequence[nn.Parameter], optimizer: Optimizer
+    ) -> None:
+        self.steps += 1
+
+    def logged(self) -> Mapping[str, float]:
+        return {"steps": self.steps}
+
+
 class NoMethod(Both):
     def phases(self, step: int) -> tuple[str, ...]:
         return ("step", "later")
@@ -80,12 +105,12 @@ class Misspelt(Both):
         return {"setp": ConstantLR(optimizers["step"])}
 
 
-def run(path: Path, task: str, arm: str = "off") -> dict[str, Any]:
+def run(path: Path, task: str, arm: str = "off", **more: Any) -> dict[str, Any]:
     training = Training(STEPS, optimizer="sgd", learning_rate=0.01)
     named = Named.parse("arm", arm, EXAMPLES)
     spec = Spec(Named("task", f"{__file__}:{task}"), named, training, 0)
     with RunFolder(path, spec.config) as folder:
-        return train(spec, folder)
+        return train(spec, folder, **more)
 
 
 @pytest.mark.parametrize(
@@ -123,3 +148,19 @@ def test_what_an_arm_logs_is_kept_for_each_phase(arm: str, tmp_path: Path) -> No
     np.testing.assert_array_equal(first, np.full(STEPS, 3.0))
     np.testing.assert_array_equal(is_present(late), np.arange(STEPS) >= STEPS // 2)
     np.testing.assert_array_equal(late[STEPS // 2 :], np.full(STEPS // 2, 5.0))
+
+
+@pytest.mark.parametrize("stops", [False, True])
+@pytest.mark.parametrize(
+    ("task", "late"), [("Both", [1, 2, 3, 4, 5, 6]), ("Together", [8, 10, 12, 14, 16, 18])]
+)
+def test_an_arm_sees_the_phases_of_one_optimizer(
+    task: str, late: list[int], stops: bool, tmp_path: Path
+) -> None:
+    arm, asked = f"{__file__}:Counting", itertools.count(1)
+    if stops:
+        with pytest.raises(Stopped):
+            run(tmp_path, task, arm, stop=lambda: next(asked) == 9)
+    result = run(tmp_path, task, arm)
+    series = read_series(tmp_path, result, "arm.steps.late")
+    np.testing.assert_array_equal(series[STEPS // 2 :], late)

@@ -243,7 +243,8 @@ class Task(Options):
 class Arm(Options):
     """What is done to losses and gradients. A subclass is a dataclass, not a frozen one.
 
-    Its fields are its options. Everything else that :meth:`begin` or a later call sets on the
+    A run has one for each optimizer, so that phases of a task are not mixed. Its fields are its
+    options. Everything else that :meth:`begin` or a later call sets on the
     object is its state, which is kept in checkpoints: tensors, numbers, lists, dicts, modules.
     """
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from alrc.lab.api import Networks, Task, Training
+from alrc.lab.api import Arm, Networks, Task, Training
 from alrc.lab.engine.outcome import evaluate, save_pictures, summarise
 from alrc.lab.engine.randomness import build, random_state, seed_all, set_random_state
 from alrc.lab.engine.series import Series
@@ -79,7 +79,7 @@ class Trainer:
 
     def __init__(self, spec: Spec, series: Series) -> None:
         self.task, self.training, self.series = task_of(spec.task), spec.training, series
-        self.arm, self.seed = spec.make_arm(), spec.seed
+        self.seed = spec.seed
         self.device = torch.device(self.training.device)
         self.networks = {n: x.to(self.device) for n, x in build(self.task, spec.seed).items()}
         self.forward: Networks = self.networks
@@ -91,10 +91,16 @@ class Trainer:
             phase: [p for group in optimizer.param_groups for p in group["params"]]
             for phase, optimizer in self.optimizers.items()
         }
+        arms: dict[int, Arm] = {}  # one for each optimizer: what one sees is not that of another
+        self.arms = {
+            phase: arms.setdefault(id(optimizer), spec.make_arm())
+            for phase, optimizer in self.optimizers.items()
+        }
         self.limits_losses: bool = spec.config["losses_limited"]
         self.step, self.seconds, self.first_loss = 0, 0.0, ""
         seed_all(spec.seed)  # for networks with dropout, say
-        self.arm.begin(self.device)
+        for arm in arms.values():
+            arm.begin(self.device)
 
     def advance(self, batch: Any) -> None:
         """One training step, written into the series."""
@@ -108,7 +114,7 @@ class Trainer:
 
     def _run_phase(self, phase: str, batch: Any) -> None:
         optimizer = optimizer_of(self.task, phase, self.optimizers)
-        arm, record = self.arm, self._record
+        arm, record = self.arms[phase], self._record
         outcome = outcome_of(self.task, phase, self.forward, batch)
         self.first_loss = self.first_loss or f"{next(iter(outcome.losses))}.raw"
         limited = {}
@@ -156,7 +162,6 @@ class Trainer:
             "seconds": self.seconds,
             "first_loss": self.first_loss,
             "random": random_state(self.device),
-            "arm": self.arm.state_dict(),
             "frozen": {name: _frozen(network) for name, network in self.networks.items()},
             **{
                 kind: {n: x.state_dict() for n, x in parts.items()} for kind, parts in self._parts()
@@ -168,7 +173,6 @@ class Trainer:
         self.step, self.seconds = state["step"], state["seconds"]
         self.first_loss = state["first_loss"]
         set_random_state(state["random"], self.device)
-        self.arm.load_state_dict(state["arm"])
         for kind, parts in self._parts():
             for name, part in parts.items():
                 part.load_state_dict(state[kind][name])
@@ -180,6 +184,7 @@ class Trainer:
             ("networks", self.networks),
             ("optimizers", self.optimizers),
             ("schedules", self.schedules),
+            ("arms", self.arms),
         ]
 
 
