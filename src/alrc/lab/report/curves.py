@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from alrc.lab.api import Metric
 from alrc.lab.report.across import survival
+from alrc.lab.report.comparing import percent
 from alrc.lab.report.drawing import (
     INK,
     blocks,
@@ -305,7 +306,7 @@ def _relative(before: NDArray[np.float64], after: NDArray[np.float64]) -> NDArra
 def _percent(share: float) -> str:
     if abs(share) < 5e-4:
         return "the same"
-    return f"{abs(share):.1%} {'lower' if share < 0 else 'higher'}".replace("%", " %")
+    return f"{percent(share, sign=False)} {'lower' if share < 0 else 'higher'}"
 
 
 def _end(run: Run) -> int:

@@ -13,8 +13,9 @@ from alrc.lab.report.drawing import INK, fit_height, image, legend, panel, plain
 from alrc.lab.report.markup import Image, Table, code
 from alrc.lab.report.results import Study
 
-__all__ = ["forest", "profile", "rank_table"]
+__all__ = ["forest", "profile", "rank_table", "unranked"]
 
+NAMED = 12  # settings that are told one by one
 COLOUR = {"better": "#009E73", "worse": "#D55E00", "diverged": "#CC79A7"}
 
 
@@ -108,6 +109,25 @@ def rank_table(study: Study) -> Table | None:
     ]
     caption = f"Average rank by the primary metric over {len(ranked)} settings; 1 is the best."
     return Table(caption, ["arm", "average rank", "first in"], rows)
+
+
+def unranked(study: Study) -> str:
+    """Which settings have no ranks, and why; "" if all have them."""
+    settings = dict.fromkeys([*study.settings, *(setting for setting, _ in study.lost)])
+    found = []
+    for setting in settings:
+        why = [
+            f"{code(arm)} {study.lost.get((setting, arm), 'was not run')}"
+            for arm in study.arms
+            if (setting, arm) not in study.designs
+        ]
+        if why:
+            label = study.labels.get(setting, setting.task)  # without finished runs it has none
+            found.append(f"{code(label)} ({', '.join(why)})")
+    if not found:
+        return ""
+    more = f", and {len(found) - NAMED:,} more" if len(found) > NAMED else ""
+    return f"Left out, because an arm has no finished runs there: {'; '.join(found[:NAMED])}{more}."
 
 
 def profile(study: Study, styles: Mapping[str, dict[str, Any]]) -> Image | None:
