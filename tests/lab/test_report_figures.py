@@ -144,8 +144,9 @@ def test_metrics_are_drawn_at_the_steps_of_all_evaluations(tmp_path: Path, drawn
 
 def test_survival_falls_where_losses_cease_to_be_finite(tmp_path: Path, drawn: Drawn) -> None:
     words = "loss has a median of 9 over the last tenth, more than 3 times the 1 of the first"
-    for seed, diverged in enumerate(("loss is NaN from step 51 on", words, None, None)):
-        write_run(tmp_path, "off", seed, diverged=diverged)
+    outcomes = (("loss is NaN or infinite in 12 of its last 20 steps", 51), (words, None))
+    for seed, (diverged, step) in enumerate((*outcomes, (None, None), (None, None))):
+        write_run(tmp_path, "off", seed, diverged=diverged, diverged_step=step)
     write_report(tmp_path)
     axes = drawn["setting1-survival"]
     np.testing.assert_array_equal(lines(axes)["off"], [[0, 100], [51, 75], [200, 50]])

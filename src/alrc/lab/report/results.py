@@ -81,6 +81,13 @@ class Run:
         return words
 
     @property
+    def diverged_step(self) -> int | None:
+        """From which on a loss was not finite; the last one if it diverged otherwise."""
+        if self.diverged is None:
+            return None
+        return int(self.result.get("diverged_step") or self.steps)
+
+    @property
     def steps(self) -> int:
         return int(self.result["steps"])
 
