@@ -239,6 +239,17 @@ def test_a_forest_has_a_dot_for_each_pair(tmp_path: Path, drawn: Drawn) -> None:
     assert not axes.yaxis.label.get_parse_math()  # a name with dollar signs is a name
 
 
+def test_a_forest_has_arrows_for_what_is_too_far_to_be_told(tmp_path: Path, drawn: Drawn) -> None:
+    write_pairs(tmp_path, {"off": lambda s: 1.0, "alrc": lambda s: 9.0**s / 3}, seeds=3)
+    write_report(tmp_path)
+    axes = drawn["setting1-forest"]
+    arrows = [
+        (line.get_marker(), *line.get_xdata()) for line in axes.lines if len(line.get_xdata())
+    ]
+    assert [arrow for arrow in arrows if arrow[0] in "<>"] == [(">", 1000.0)] * 2  # dot, interval
+    assert axes.get_xlim()[1] < 1200
+
+
 def test_a_forest_says_which_side_is_better(tmp_path: Path, drawn: Drawn) -> None:
     write_pairs(tmp_path, {"off": lambda s: 20.0, "alrc": lambda s: 21.0 + s}, 2, PSNR)
     write_report(tmp_path)

@@ -9,7 +9,7 @@ from alrc.lab.report.markup import Cell, code, plural, text
 from alrc.lab.report.results import Run, Setting, Study
 from alrc.lab.report.statistics import Comparison, Pairs, Verdict, compare
 
-__all__ = ["Compared", "Measure", "compared", "measures", "percent"]
+__all__ = ["LARGEST_SHARE", "Compared", "Measure", "compared", "measures", "percent"]
 
 LARGEST_SHARE = 10.0  # beyond which a number says no more than that it is large
 NO_RATIOS = {"dB"}  # units whose zero means nothing, so that shares of a value mean nothing

@@ -105,7 +105,8 @@ def _legend(declared: bool) -> Paragraph:
         "has a verdict. = identical: bit for bit. † diverged: k of n runs; their pairs are in "
         "no difference, and are compared by how often that happens. Changes are those of the "
         "primary metric, averaged over pairs of a seed. In the figures a dot is a pair in which "
-        "neither run diverged, a diamond their mean with its 95 % interval, not corrected."
+        "neither run diverged, a diamond their mean with its 95 % interval, not "
+        "corrected, and an arrow what is beyond 1,000 %."
     )
 
 
