@@ -141,6 +141,9 @@ def test_settings_without_ranks_are_named_and_why(tmp_path: Path) -> None:
         elif run.name.startswith("two-alrc"):
             shutil.rmtree(run)
     text = markdown(tmp_path)
+    matrix = {row[0]: row[1:] for row in cells(text)}
+    assert matrix["`two`"][0] == "-"
+    assert matrix["`three`"][1] == "failed"
     assert (
         "Left out, because an arm has no finished runs there: `three` (`clip` failed); `two` "
         "(`alrc` was not run); `four` (`off` unfinished, `alrc` unfinished, `clip` unfinished)."

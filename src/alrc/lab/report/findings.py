@@ -106,7 +106,7 @@ def _legend(declared: bool) -> Paragraph:
         "no difference, and are compared by how often that happens. Changes are those of the "
         "primary metric, averaged over pairs of a seed. In the figures a dot is a pair in which "
         "neither run diverged, a diamond their mean with its 95 % interval, not "
-        "corrected, and an arrow what is beyond 1,000 %."
+        "corrected, and an arrow what is beyond 1,000\u00a0%."
     )
 
 
@@ -147,11 +147,12 @@ def _matrix(study: Study, by_setting: dict[Setting, list[Compared]]) -> Table:
     lost = any(found[0].diverged_baseline[0] for found in by_setting.values())
     rows: list[list[Cell | str]] = []
     for setting, found in list(by_setting.items())[:ROWS]:
-        cells = {c.arm: c.cell for c in found}
+        cells = {arm: Cell(study.lost.get((setting, arm), "-")) for arm in arms}
+        cells |= {c.arm: c.cell for c in found}
         row: list[Cell | str] = [code(study.labels[setting])]
         row += [] if one_metric else [text(metrics[setting])]
         row += [_baseline_cell(found[0])] if lost else []
-        rows.append([*row, *(cells.get(arm, Cell("-")) for arm in arms)])
+        rows.append([*row, *cells.values()])
     header = ["setting", *["primary metric"] * (not one_metric)]
     header += [code(baselines[0]) if len(baselines) == 1 else "baseline"] * lost
     measure = next(iter(metrics.values())) if one_metric else "the primary metric"
