@@ -229,7 +229,7 @@ def train(
     """
     if (result := folder.result) is not None:
         return result
-    state, series = folder.load_checkpoint()
+    state, series = folder.load_checkpoint(spec.training.device)
     trainer = Trainer(spec, series)
     evaluations = go_on(trainer, folder, state, report, stop)
     trained = Trained(trainer.task, trainer.networks, series, trainer.step, trainer.seconds)
