@@ -176,7 +176,7 @@ class _StackedSkipping(Skipping):
 def spec(task: str, arm: str, seed: int, **training: Any) -> Spec:
     """A run of a task of this file, and of an arm of this file or an installed one."""
     folder, here = Path(__file__).parent, Path(__file__).name
-    arm = f"{here}:{arm}" if arm[0].isupper() else arm
+    arm = " + ".join(f"{here}:{x}" if x[0].isupper() else x for x in arm.split(" + "))
     task = f"{here}:{task}" if task[0].isupper() else task
     return Spec(
         Named.parse("task", task, folder),

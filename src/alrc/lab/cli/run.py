@@ -59,8 +59,8 @@ def _command(name: str) -> Any:
             str,
             typer.Option(
                 metavar="'NAME key=value ...'",
-                help="What is done to losses and gradients: off, 'alrc num_stddev=2', ...; "
-                "alrc lab list shows them.",
+                help="What is done to losses and gradients: off, 'alrc num_stddev=2', 'alrc + "
+                "clip-grad-norm' (one after the other), ...; alrc lab list shows them.",
             ),
         ] = "alrc",
         seed: Annotated[int, typer.Option(help="Fixes initial weights and data, >= 0.")] = 0,

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from alrc.lab.api import Arm, Task
+from alrc.lab.engine.chain import stacked_form
 from alrc.lab.engine.rows import PHASE, Rows, hyperparameters, load_state, state_of
 from alrc.lab.engine.series import ABSENT
 from alrc.lab.engine.spec import Spec
@@ -63,9 +64,7 @@ class Design:
 
 def make_design(task: Task, specs: Sequence[Spec], stack: Stack, start: int) -> Design:
     """The members' arm in its stacked form, if it has one, or else an arm for each."""
-    arm = specs[0].make_arm()
-    # A class that is derived from another may do something else than its stacked form.
-    stacked = arm.stacked(len(specs)) if "stacked" in vars(type(arm)) else None
+    stacked = stacked_form(specs[0].make_arm(), len(specs))
     if stacked is None:
         return _Separate(task, specs, stack, start)
     return _Stacked(task, specs, stack, start, stacked)

@@ -3,7 +3,7 @@
 ::
 
     task = "supersampling width=16"       # or tasks = [...]; ./heavy.py:Heavy for one of your own
-    arms = ["off", "alrc", "clip-grad-norm"]
+    arms = ["off", "alrc", "alrc + clip-grad-norm"]    # + is one after the other
     seeds = 5                             # 0 to 4, or a list
     primary = { arm = "alrc", "task.error" = "quartic" }   # the comparison it is made for
 
@@ -12,7 +12,7 @@
 
     [cross]                               # each value with each of every other key
     task.error = ["squared", "quartic"]
-    arm.num_stddev = [2, 3]               # for arms that have this option
+    arm.num_stddev = [2, 3]               # for arms, alone or joined, that have it
 
     [zip]                                 # first values together, second values together, ...
     training.optimizer = ["adam", "sgd"]
@@ -300,7 +300,7 @@ def _part(choice: Mapping[str, Any], part: str) -> dict[str, Any]:
 
 def _having(named: Named, options: Mapping[str, Any], used: set[str]) -> Named:
     """With those of the options that it has, in the place of those given with its name."""
-    known = {f.name for f in fields(named.find())}  # type: ignore[arg-type]
+    known = {f.name for part in named.parts for f in fields(part.find())}  # type: ignore[arg-type]
     mine = {name: value for name, value in options.items() if name in known}
     used |= {f"{named.kind}.{name}" for name in mine}
     return named.having(mine)
