@@ -1,6 +1,7 @@
 """Arms one after another, as one."""
 
 import pickle
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from mishaps import after, assert_as_if_alone
 from torch import Tensor, nn
 
+from alrc.lab.api import Arm
 from alrc.lab.arms.alrc import Alrc
 from alrc.lab.arms.clip_grad_norm import ClipGradNorm
 from alrc.lab.arms.off import Off
@@ -154,6 +156,38 @@ def test_the_limit_is_the_lowest_of_all() -> None:
     assert arm.threshold("loss").item() == pytest.approx(5.0)  # not 7
     assert arm.limit("loss", torch.tensor([1.0, 9.0])).tolist() == pytest.approx([1.0, 5.0])
     assert Chain([Off()]).threshold("loss") is None
+
+
+@dataclass
+class Saying(Arm):
+    """Says whether a step may be taken, of one run or of several."""
+
+    answers: list[bool] = field(default_factory=lambda: [True])
+
+    def after_backward(self, phase: str, loss: Tensor, *_: Any) -> None:
+        self.seen = (phase, loss.item())
+        if self.answers != [True]:
+            self.step_ok = torch.tensor(self.answers) if len(self.answers) > 1 else self.answers[0]
+
+
+@pytest.mark.parametrize(
+    ("answers", "together"),
+    [
+        ([[True], [True]], True),
+        ([[False], [True]], False),
+        ([[True], [False]], False),
+        ([[False, True, True], [True]], [False, True, True]),
+        ([[True], [False, True, True], [True, True, False]], [False, True, False]),
+    ],
+)
+def test_a_step_is_taken_if_all_say_so_and_all_see_it(answers: Any, together: Any) -> None:
+    arm = Chain([Saying(each) for each in answers])
+    for number in (1, 2):  # what was said of the last step is forgotten
+        arm.step_ok = number == 1
+        arm.after_backward("late", torch.tensor(3.0), [], torch.optim.SGD([torch.ones(1)]))
+        ok = arm.step_ok
+        assert (ok.tolist() if isinstance(ok, Tensor) else ok) == together
+    assert [part.seen for part in arm.parts] == [("late", 3.0)] * len(answers)
 
 
 def test_it_is_stacked_if_every_part_is(tmp_path: Path) -> None:

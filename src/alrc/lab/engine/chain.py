@@ -42,13 +42,13 @@ class Chain(Arm):
         return losses
 
     def after_backward(
-        self, phase: str, parameters: Sequence[nn.Parameter], optimizer: Optimizer
+        self, phase: str, loss: Tensor, parameters: Sequence[nn.Parameter], optimizer: Optimizer
     ) -> None:
         """All of them look, also where one before them has said no."""
         self.step_ok = True
         for part in self.parts:
             part.step_ok = True
-            part.after_backward(phase, parameters, optimizer)
+            part.after_backward(phase, loss, parameters, optimizer)
             self.step_ok = _both(self.step_ok, part.step_ok)
 
     def stacked(self, members: int) -> Arm | None:

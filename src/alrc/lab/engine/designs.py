@@ -47,8 +47,12 @@ class Design:
         """The limited losses of its members, along first axes."""
         raise NotImplementedError
 
-    def after_backward(self) -> list[bool]:
-        """Whether the shared optimizer may take its step, for each member."""
+    def after_backward(self, loss: Tensor) -> list[bool]:
+        """Lets the arm change the gradients, where ``loss`` is what each member minimises.
+
+        Returns:
+            Whether the shared optimizer may take its step, for each member.
+        """
         raise NotImplementedError
 
     def log(self, record: Record) -> None:
@@ -95,14 +99,14 @@ class _Stacked(Design):
                 record(f"{name}.limited", limited[name])
         return [limited]
 
-    def after_backward(self) -> list[bool]:
+    def after_backward(self, loss: Tensor) -> list[bool]:
         count, arm = len(self.specs), self.arm
         if not self.touches_gradients:
             return [True] * count
         assert self.rows is not None
         before = hyperparameters(self.rows.optimizer)
         arm.step_ok = True
-        arm.after_backward(PHASE, self.parameters, self.rows.optimizer)
+        arm.after_backward(PHASE, loss, self.parameters, self.rows.optimizer)
         if hyperparameters(self.rows.optimizer) != before:
             raise ValueError(
                 f"{self.specs[0].arm.short_name}: its stacked form must leave the optimizer as it "
@@ -158,9 +162,9 @@ class _Separate(Design):
                 _record(record, f"{name}.limited", [limited[name] for limited, _ in done])
         return [{name: x[None] for name, x in limited.items()} for limited, _ in done]
 
-    def after_backward(self) -> list[bool]:
-        for run in self.runs:
-            run.after_backward()
+    def after_backward(self, loss: Tensor) -> list[bool]:
+        for run, own in zip(self.runs, loss.unbind(), strict=True):
+            run.after_backward(own)
         return []
 
     def log(self, record: Record) -> None:
@@ -200,10 +204,10 @@ class _Run:
                 limited[name] = self.arm.limit(name, x)
         return limited, limits
 
-    def after_backward(self) -> None:
+    def after_backward(self, loss: Tensor) -> None:
         self.arm.step_ok = True
         with _OwnRandom(self):
-            self.arm.after_backward(PHASE, self.parameters, self.optimizer)
+            self.arm.after_backward(PHASE, loss, self.parameters, self.optimizer)
         if self.arm.step_ok:
             self.optimizer.step()
         for schedule in self.schedules.values():

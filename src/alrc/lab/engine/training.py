@@ -132,7 +132,7 @@ class Trainer:
         check_depends(self.task, phase, total)
         total.backward()  # type: ignore[no-untyped-call]
         arm.step_ok = True
-        arm.after_backward(phase, self.parameters[phase], optimizer)
+        arm.after_backward(phase, total.detach().reshape(()), self.parameters[phase], optimizer)
         if arm.step_ok:
             optimizer.step()
         if phase in self.schedules:
