@@ -20,7 +20,7 @@ class Unwilling(Dense):
 
 @dataclass(frozen=True)
 class TwoPhases(Dense):
-    def phases(self, step: int) -> Sequence[str]:
+    def phases(self, step: int, training: Training) -> Sequence[str]:
         return ("step", "step")
 
 

@@ -45,8 +45,8 @@ class Both(Task):
     def batches(self, seed: int, batch_size: int, start: int) -> Iterator[Tensor]:
         return repeat(torch.zeros(()))
 
-    def phases(self, step: int) -> tuple[str, ...]:
-        return ("step", "late") if step >= STEPS // 2 else ("step",)
+    def phases(self, step: int, training: Training) -> tuple[str, ...]:
+        return ("step", "late") if step >= training.steps // 2 else ("step",)
 
     def optimizers(self, networks: Networks, training: Training) -> Mapping[str, Optimizer]:
         return {
@@ -91,7 +91,7 @@ class Counting(Arm):
 
 
 class NoMethod(Both):
-    def phases(self, step: int) -> tuple[str, ...]:
+    def phases(self, step: int, training: Training) -> tuple[str, ...]:
         return ("step", "later")
 
 

@@ -216,8 +216,8 @@ class Task(Options):
         """What a phase minimises, from its limited losses: the sum of their means."""
         return functools.reduce(torch.add, (loss.mean() for loss in losses.values()))
 
-    def phases(self, step: int) -> Sequence[str]:
-        """The phases of a step, counted from 0, in their order."""
+    def phases(self, step: int, training: Training) -> Sequence[str]:
+        """The phases of a step, counted from 0 to below ``training.steps``, in their order."""
         return ("step",)
 
     def optimizers(self, networks: Networks, training: Training) -> Mapping[str, Optimizer]:

@@ -107,7 +107,7 @@ class Trainer:
         start = time.perf_counter()
         if self.device.type != "cpu":
             batch = tree_map_only(Tensor, lambda x: x.to(self.device, non_blocking=True), batch)
-        for phase in self.task.phases(self.step):
+        for phase in self.task.phases(self.step, self.training):
             self._run_phase(phase, batch)
         self.step += 1
         self.seconds += time.perf_counter() - start
