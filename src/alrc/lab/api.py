@@ -251,7 +251,8 @@ class Arm(Options):
     is_baseline: ClassVar[bool] = False
     """Whether it is what the others are compared with."""
     step_ok: bool | Tensor = True
-    """Whether the optimizer may take its step; set by :meth:`after_backward`."""
+    """Whether the optimizer may take its step; set by :meth:`after_backward`. Steps that were
+    skipped are logged as ``skipped``, which is 1 in them."""
 
     def begin(self, device: torch.device) -> None:
         """Makes the state with which a run begins."""

@@ -17,7 +17,7 @@ from alrc.lab.engine.rows import PHASE, Rows, hyperparameters, load_state, state
 from alrc.lab.engine.series import ABSENT
 from alrc.lab.engine.spec import Spec
 from alrc.lab.engine.stacking import Stack
-from alrc.lab.engine.steps import schedules_of
+from alrc.lab.engine.steps import SKIPPED, act_and_step, schedules_of
 
 __all__ = ["Design", "make_design"]
 
@@ -87,6 +87,7 @@ class _Stacked(Design):
         self.parameters = [nn.Parameter(value) for value in self.values]
         _bring_back(self.parameters, self.values, self.gradients)
         self.touches_gradients = type(arm).after_backward is not Arm.after_backward
+        self.ok = [True] * len(specs)  # whether each may take its step
         arm.begin(stack.values.device)
 
     def limit(self, losses: Losses, record: Record) -> list[Losses]:
@@ -102,7 +103,7 @@ class _Stacked(Design):
     def after_backward(self, loss: Tensor) -> list[bool]:
         count, arm = len(self.specs), self.arm
         if not self.touches_gradients:
-            return [True] * count
+            return self.ok
         assert self.rows is not None
         before = hyperparameters(self.rows.optimizer)
         arm.step_ok = True
@@ -123,11 +124,15 @@ class _Stacked(Design):
                 gradient.copy_(parameter.grad)
         _bring_back(self.parameters, self.values, self.gradients)
         ok = arm.step_ok
-        return ok.tolist() if isinstance(ok, Tensor) and ok.dim() else [bool(ok)] * count
+        self.ok = ok.tolist() if isinstance(ok, Tensor) and ok.dim() else [bool(ok)] * count
+        return self.ok
 
     def log(self, record: Record) -> None:
-        for name, x in self.arm.logged().items():
+        logged = self.arm.logged()
+        for name, x in logged.items():
             record(f"arm.{name}.{PHASE}", self._checked(torch.as_tensor(x)))
+        if SKIPPED not in logged:
+            _record(record, f"arm.{SKIPPED}.{PHASE}", [None if ok else 1 for ok in self.ok])
 
     def _checked(self, x: Tensor) -> Tensor:
         if not x.dim() or len(x) != len(self.specs):
@@ -205,18 +210,15 @@ class _Run:
         return limited, limits
 
     def after_backward(self, loss: Tensor) -> None:
-        self.arm.step_ok = True
         with _OwnRandom(self):
-            self.arm.after_backward(PHASE, loss, self.parameters, self.optimizer)
-        if self.arm.step_ok:
-            self.optimizer.step()
+            self.stepped = act_and_step(self.arm, PHASE, loss, self.parameters, self.optimizer)
         for schedule in self.schedules.values():
             schedule.step()
         _bring_back(self.parameters, self.values, self.gradients)
 
     def logged(self) -> Mapping[str, float | Tensor]:
         with _OwnRandom(self):
-            return self.arm.logged()
+            return {**({} if self.stepped else {SKIPPED: 1}), **self.arm.logged()}
 
     def state_dict(self) -> dict[str, Any]:
         mine = {"arm": self.arm.state_dict(), "random": self.random}

@@ -15,7 +15,14 @@ from alrc.lab.engine.outcome import evaluate, save_pictures, summarise
 from alrc.lab.engine.randomness import build, random_state, seed_all, set_random_state
 from alrc.lab.engine.series import Series
 from alrc.lab.engine.spec import Spec, task_of
-from alrc.lab.engine.steps import check_depends, optimizer_of, outcome_of, schedules_of
+from alrc.lab.engine.steps import (
+    SKIPPED,
+    act_and_step,
+    check_depends,
+    optimizer_of,
+    outcome_of,
+    schedules_of,
+)
 from alrc.lab.engine.storage import RunFolder
 from alrc.lab.engine.stored import FORMAT, save_evaluations
 
@@ -131,13 +138,11 @@ class Trainer:
         total = self.task.combine(phase, limited)
         check_depends(self.task, phase, total)
         total.backward()  # type: ignore[no-untyped-call]
-        arm.step_ok = True
-        arm.after_backward(phase, total.detach().reshape(()), self.parameters[phase], optimizer)
-        if arm.step_ok:
-            optimizer.step()
+        loss, parameters = total.detach().reshape(()), self.parameters[phase]
+        stepped = act_and_step(arm, phase, loss, parameters, optimizer)
         if phase in self.schedules:
             self.schedules[phase].step()
-        for name, number in arm.logged().items():
+        for name, number in {**({} if stepped else {SKIPPED: 1}), **arm.logged()}.items():
             record(f"arm.{name}.{phase}", number)
 
     def _record(self, name: str, row: Tensor | float) -> None:
