@@ -16,7 +16,8 @@ from alrc.lab.engine.jobs import Job, plan, run_job
 from alrc.lab.engine.series import Series, is_present, read_series
 from alrc.lab.engine.spec import Spec
 from alrc.lab.engine.storage import RunFolder
-from alrc.lab.engine.training import Stopped, Trainer
+from alrc.lab.engine.trainer import Trainer
+from alrc.lab.engine.training import Stopped
 
 ARMS = [
     "off",
