@@ -17,7 +17,7 @@ from alrc.lab.api import Training
 from alrc.lab.engine.naming import Named
 from alrc.lab.engine.series import Series
 from alrc.lab.engine.spec import Spec, task_of
-from alrc.lab.engine.training import Trainer
+from alrc.lab.engine.trainer import Trainer
 from alrc.torch import ALRC
 
 ROUNDS, STEPS = 21, 40

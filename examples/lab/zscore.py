@@ -25,7 +25,7 @@ class ZScore(Arm):
         self.mean, self.variance, self.norm = 0.0, 0.0, 0.0
 
     def after_backward(
-        self, phase: str, parameters: Sequence[nn.Parameter], optimizer: Optimizer
+        self, phase: str, loss: Tensor, parameters: Sequence[nn.Parameter], optimizer: Optimizer
     ) -> None:
         gradients = [p.grad for p in parameters if p.grad is not None]
         self.norm = nn.utils.get_total_norm(gradients).item()

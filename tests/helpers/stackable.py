@@ -130,8 +130,9 @@ class Wary(Arm):
         return losses * (1 + 0.01 * self.noise)
 
     def after_backward(
-        self, phase: str, parameters: Sequence[nn.Parameter], optimizer: Optimizer
+        self, phase: str, loss: Tensor, parameters: Sequence[nn.Parameter], optimizer: Optimizer
     ) -> None:
+        self.loss = float(loss)
         norm = float(nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))
         self.step_ok = self.usual < 0 or norm < self.factor * self.usual
         self.usual = norm if self.usual < 0 else 0.9 * self.usual + 0.1 * norm
@@ -140,7 +141,7 @@ class Wary(Arm):
         replace(parameters[0])
 
     def logged(self) -> Mapping[str, float | Tensor]:
-        return {"rate": self.rate, "noise": self.noise}
+        return {"rate": self.rate, "noise": self.noise, "loss": self.loss}
 
 
 @dataclass
@@ -151,12 +152,15 @@ class Skipping(Arm):
         self.calls = 0
 
     def after_backward(
-        self, phase: str, parameters: Sequence[nn.Parameter], optimizer: Optimizer
+        self, phase: str, loss: Tensor, parameters: Sequence[nn.Parameter], optimizer: Optimizer
     ) -> None:
-        self.calls += 1
+        self.calls, self.loss = self.calls + 1, loss
         last = [p.grad for p in parameters if p.grad is not None][-1]
         replace(parameters[0])
         self.step_ok = (last.flatten()[0] > 0) | (self.calls == 1)  # as good as at random
+
+    def logged(self) -> Mapping[str, float | Tensor]:
+        return {"loss": self.loss}
 
     def stacked(self, members: int) -> Arm:
         return _StackedSkipping()
@@ -165,9 +169,9 @@ class Skipping(Arm):
 @dataclass
 class _StackedSkipping(Skipping):
     def after_backward(
-        self, phase: str, parameters: Sequence[nn.Parameter], optimizer: Optimizer
+        self, phase: str, loss: Tensor, parameters: Sequence[nn.Parameter], optimizer: Optimizer
     ) -> None:
-        self.calls += 1
+        self.calls, self.loss = self.calls + 1, loss
         last = [p.grad for p in parameters if p.grad is not None][-1]
         replace(parameters[0])
         self.step_ok = (last.flatten(1)[:, 0] > 0) | (self.calls == 1)
@@ -176,7 +180,7 @@ class _StackedSkipping(Skipping):
 def spec(task: str, arm: str, seed: int, **training: Any) -> Spec:
     """A run of a task of this file, and of an arm of this file or an installed one."""
     folder, here = Path(__file__).parent, Path(__file__).name
-    arm = f"{here}:{arm}" if arm[0].isupper() else arm
+    arm = " + ".join(f"{here}:{x}" if x[0].isupper() else x for x in arm.split(" + "))
     task = f"{here}:{task}" if task[0].isupper() else task
     return Spec(
         Named.parse("task", task, folder),

@@ -20,7 +20,7 @@ class Unwilling(Dense):
 
 @dataclass(frozen=True)
 class TwoPhases(Dense):
-    def phases(self, step: int) -> Sequence[str]:
+    def phases(self, step: int, training: Training) -> Sequence[str]:
         return ("step", "step")
 
 
@@ -108,7 +108,7 @@ class Greedy(Arm):
     """Its stacked form changes the learning rate of all other arms."""
 
     def after_backward(
-        self, phase: str, parameters: Sequence[nn.Parameter], optimizer: Optimizer
+        self, phase: str, loss: Tensor, parameters: Sequence[nn.Parameter], optimizer: Optimizer
     ) -> None:
         optimizer.param_groups[0]["lr"] *= 0.9
 
@@ -121,7 +121,7 @@ class Removing(Arm):
     """Skips a step in a way that its stacked form can't."""
 
     def after_backward(
-        self, phase: str, parameters: Sequence[nn.Parameter], optimizer: Optimizer
+        self, phase: str, loss: Tensor, parameters: Sequence[nn.Parameter], optimizer: Optimizer
     ) -> None:
         optimizer.zero_grad()
         parameters[0].grad = None

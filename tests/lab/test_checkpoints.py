@@ -18,6 +18,7 @@ from alrc.lab.engine.files import Damaged
 from alrc.lab.engine.jobs import Job, run_job
 from alrc.lab.engine.naming import Named, versions
 from alrc.lab.engine.randomness import kept
+from alrc.lab.engine.spec import Spec
 from alrc.lab.engine.storage import RunFolder
 from alrc.lab.engine.training import Stopped
 
@@ -25,7 +26,7 @@ from alrc.lab.engine.training import Stopped
 def damaged(path: Path) -> str:
     spec = tiny.spec()
     with pytest.raises(Damaged) as caught, RunFolder(path, spec.config) as folder:
-        folder.load_checkpoint()
+        folder.load_checkpoint("cpu")
     return str(caught.value)
 
 
@@ -156,6 +157,39 @@ def test_a_generator_on_a_gpu_is_kept_too(monkeypatch: pytest.MonkeyPatch) -> No
     with kept(torch.device("cuda:1")):
         where["cuda:1"] = torch.tensor([8])
     assert where["cuda:1"].tolist() == [7]
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_what_was_on_a_gpu_is_there_again_and_all_else_on_the_cpu(
+    together: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stands for a GPU: seven numbers of an arm's state are saved as if they had been there."""
+    arm = Named("arm", f"{faulty.__file__}:Remembering")
+    job = tiny.job("run", arm=arm)
+    if together:
+        like = [stackable.spec("Dense", "off", seed) for seed in (0, 1)]
+        job = Job({str(x.seed): Spec(x.task, arm, x.training, x.seed) for x in like})
+    tagged = torch.serialization.location_tag
+
+    def tag(storage: torch.UntypedStorage) -> str:
+        return "cuda:3" if storage.nbytes() == 4 * 7 else tagged(storage)
+
+    moved = list[tuple[int, str]]()
+
+    def to(x: torch.UntypedStorage, *, device: torch.device) -> torch.UntypedStorage:
+        moved.append((x.nbytes(), str(device)))
+        return x
+
+    monkeypatch.setattr(torch.serialization, "location_tag", tag)
+    with pytest.raises(Stopped):
+        run_job(job, tmp_path / "runs", stop=after(4))
+    monkeypatch.setattr(torch.UntypedStorage, "to", to)
+    run_job(job, tmp_path / "runs")
+    assert moved == [(4 * 7, "cpu")] * len(job.specs)  # the device of these runs
+    moved.clear()
+    there, place = torch.ones(7).untyped_storage(), storage.placing(torch.device("cuda:1"))
+    assert place(there, "cuda:0") is place(there, "cpu") is there
+    assert moved == [(4 * 7, "cuda:1")]
 
 
 @pytest.mark.parametrize("together", [False, True])

@@ -16,7 +16,8 @@ from alrc.lab.engine.jobs import Job, plan, run_job
 from alrc.lab.engine.series import Series, is_present, read_series
 from alrc.lab.engine.spec import Spec
 from alrc.lab.engine.storage import RunFolder
-from alrc.lab.engine.training import Stopped, Trainer
+from alrc.lab.engine.trainer import Trainer
+from alrc.lab.engine.training import Stopped
 
 ARMS = [
     "off",
@@ -27,6 +28,11 @@ ARMS = [
     "original num_stddev=0.1",
     "Wary",
     "Skipping",
+]
+CHAINS = [
+    "alrc num_stddev=1.0 + clip-grad-norm max_norm=0.5",
+    "Skipping + clip-grad-norm max_norm=0.5 + original num_stddev=0.1",
+    "Wary + alrc num_stddev=1.0 + Skipping",
 ]
 Results = dict[str, dict[str, Any]]
 
@@ -82,6 +88,7 @@ SGD = {"optimizer": "sgd", "momentum": 0.9, "learning_rate": 1e-4}
 SETTINGS = [
     ("Dense width=16", ARMS, [3, 5], {"optimizer": "adam"}),
     ("Dense width=8 decaying=true", [ARMS[0], ARMS[1], *ARMS[-2:]], [3], SGD),
+    ("Dense width=8", CHAINS, [3, 5], {}),
     ("Convolutional", ARMS[1:], [4], {"optimizer": "adamw", "weight_decay": 0.1}),
 ]
 
@@ -172,8 +179,8 @@ def crash_after(steps: int) -> Callable[[], bool]:
 
 @pytest.mark.parametrize("task", ["Dense width=8 decaying=true", "Convolutional"])
 def test_a_resumed_ensemble_is_bit_for_bit_the_uninterrupted_one(task: str, tmp_path: Path) -> None:
-    specs = runs(task, ARMS, [0, 1], steps=30, evaluate_every=7)
-    often = runs(task, ARMS, [0, 1], steps=30, evaluate_every=7, checkpoint_seconds=0.0)
+    specs = runs(task, ARMS + CHAINS, [0, 1], steps=30, evaluate_every=7)
+    often = runs(task, ARMS + CHAINS, [0, 1], steps=30, evaluate_every=7, checkpoint_seconds=0.0)
     whole = run_job(Job(specs), tmp_path / "whole" / "runs")
     folder, parts = tmp_path / "parts", tmp_path / "parts" / "runs"
     backwards = Job(dict(reversed(specs.items())))  # the order does not matter

@@ -45,8 +45,8 @@ class Both(Task):
     def batches(self, seed: int, batch_size: int, start: int) -> Iterator[Tensor]:
         return repeat(torch.zeros(()))
 
-    def phases(self, step: int) -> tuple[str, ...]:
-        return ("step", "late") if step >= STEPS // 2 else ("step",)
+    def phases(self, step: int, training: Training) -> tuple[str, ...]:
+        return ("step", "late") if step >= training.steps // 2 else ("step",)
 
     def optimizers(self, networks: Networks, training: Training) -> Mapping[str, Optimizer]:
         return {
@@ -74,22 +74,24 @@ class Together(Both):
 
 @dataclass
 class Counting(Arm):
-    """Counts the steps that it sees."""
+    """Counts the steps that it sees, and looks at what is minimised."""
 
     def begin(self, device: torch.device) -> None:
         self.steps = 0
 
     def after_backward(
-        self, phase: str, parameters: Sequence[nn.Parameter], optimizer: Optimizer
+        self, phase: str, loss: Tensor, parameters: Sequence[nn.Parameter], optimizer: Optimizer
     ) -> None:
-        self.steps += 1
+        assert loss.shape == ()
+        assert not loss.requires_grad
+        self.steps, self.loss = self.steps + 1, loss
 
-    def logged(self) -> Mapping[str, float]:
-        return {"steps": self.steps}
+    def logged(self) -> Mapping[str, float | Tensor]:
+        return {"steps": self.steps, "loss": self.loss}
 
 
 class NoMethod(Both):
-    def phases(self, step: int) -> tuple[str, ...]:
+    def phases(self, step: int, training: Training) -> tuple[str, ...]:
         return ("step", "later")
 
 
@@ -164,3 +166,6 @@ def test_an_arm_sees_the_phases_of_one_optimizer(
     result = run(tmp_path, task, arm)
     series = read_series(tmp_path, result, "arm.steps.late")
     np.testing.assert_array_equal(series[STEPS // 2 :], late)
+    for phase, loss in (("step", "first"), ("late", "second")):
+        pair = (read_series(tmp_path, result, n) for n in (f"arm.loss.{phase}", f"{loss}.raw"))
+        np.testing.assert_array_equal(*pair)

@@ -71,7 +71,7 @@ import os, pathlib, signal, sys
 sys.path.insert(0, sys.argv[1])
 import torch, tiny
 from alrc.lab.engine.jobs import run_job
-from alrc.lab.engine.training import Trainer
+from alrc.lab.engine.trainer import Trainer
 
 torch.set_num_threads(1)  # as in the run that is not killed: with more, sums differ by rounding
 left, advance = int(sys.argv[2]), Trainer.advance

@@ -68,7 +68,7 @@ class TwoPhases(Slope):
     def build(self, seed: int) -> Networks:
         return {"first": super().build(seed)["network"], "second": super().build(seed)["network"]}
 
-    def phases(self, step: int) -> tuple[str, ...]:
+    def phases(self, step: int, training: Training) -> tuple[str, ...]:
         return ("one",) if step < 4 else ("one", "two", "three")
 
     def one(self, networks: Networks, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:

@@ -216,8 +216,8 @@ class Task(Options):
         """What a phase minimises, from its limited losses: the sum of their means."""
         return functools.reduce(torch.add, (loss.mean() for loss in losses.values()))
 
-    def phases(self, step: int) -> Sequence[str]:
-        """The phases of a step, counted from 0, in their order."""
+    def phases(self, step: int, training: Training) -> Sequence[str]:
+        """The phases of a step, counted from 0 to below ``training.steps``, in their order."""
         return ("step",)
 
     def optimizers(self, networks: Networks, training: Training) -> Mapping[str, Optimizer]:
@@ -251,7 +251,8 @@ class Arm(Options):
     is_baseline: ClassVar[bool] = False
     """Whether it is what the others are compared with."""
     step_ok: bool | Tensor = True
-    """Whether the optimizer may take its step; set by :meth:`after_backward`."""
+    """Whether the optimizer may take its step; set by :meth:`after_backward`. Steps that were
+    skipped are logged as ``skipped``, which is 1 in them."""
 
     def begin(self, device: torch.device) -> None:
         """Makes the state with which a run begins."""
@@ -265,18 +266,25 @@ class Arm(Options):
         return losses
 
     def after_backward(
-        self, phase: str, parameters: Sequence[nn.Parameter], optimizer: Optimizer
+        self, phase: str, loss: Tensor, parameters: Sequence[nn.Parameter], optimizer: Optimizer
     ) -> None:
-        """Changes the gradients of a phase, or sets :attr:`step_ok`."""
+        """Changes the gradients of a phase, or sets :attr:`step_ok`.
+
+        Args:
+            phase: Its name.
+            loss: What it minimises, from the limited losses: one number, detached.
+            parameters: Of its optimizer, with their gradients.
+            optimizer: Takes its step afterwards.
+        """
 
     def stacked(self, members: int) -> "Arm | None":
         """The same arm for several runs that are trained together, to be faster than one by one.
 
-        It is asked for only where this very class defines it. Losses, limits, trained parameters
-        with their gradients, logged numbers, and :attr:`step_ok` if it is a tensor, then have a
-        first axis more, of length ``members``; what is done to one must not depend on the others.
-        It draws no random numbers, and leaves the optimizer as it is. With None, which is always
-        right, each run has an arm of its own.
+        It is asked for only where this very class defines it. Losses, also that of
+        :meth:`after_backward`, limits, trained parameters with their gradients, logged numbers, and
+        :attr:`step_ok` if it is a tensor, then have a first axis more, of length ``members``; what
+        is done to one must not depend on the others. It draws no random numbers, and leaves the
+        optimizer as it is. With None, which is always right, each run has an arm of its own.
         """
         return None
 

@@ -20,7 +20,7 @@ class ClipGradNorm(Arm):
     max_norm: Annotated[float, Gt(0), "Largest norm of the gradient."] = 1.0
 
     def after_backward(
-        self, phase: str, parameters: Sequence[nn.Parameter], optimizer: Optimizer
+        self, phase: str, loss: Tensor, parameters: Sequence[nn.Parameter], optimizer: Optimizer
     ) -> None:
         self.norm = nn.utils.clip_grad_norm_(parameters, self.max_norm)
 
@@ -36,7 +36,7 @@ class _Stacked(ClipGradNorm):
     """With a norm for each member."""
 
     def after_backward(
-        self, phase: str, parameters: Sequence[nn.Parameter], optimizer: Optimizer
+        self, phase: str, loss: Tensor, parameters: Sequence[nn.Parameter], optimizer: Optimizer
     ) -> None:
         rows = [p.grad.flatten(1) for p in parameters if p.grad is not None]
         self.norm = torch.stack([row.norm(dim=1) for row in rows]).norm(dim=0)

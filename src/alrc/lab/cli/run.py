@@ -58,8 +58,8 @@ def _command(name: str) -> Any:
             str,
             typer.Option(
                 metavar="'NAME key=value ...'",
-                help="What is done to losses and gradients: off, 'alrc num_stddev=2', ...; "
-                "alrc lab list shows them.",
+                help="What is done to losses and gradients: off, 'alrc num_stddev=2', 'alrc + "
+                "clip-grad-norm' (one after the other), ...; alrc lab list shows them.",
             ),
         ] = "alrc",
         seed: Annotated[int, typer.Option(help="Fixes initial weights and data, >= 0.")] = 0,
@@ -94,7 +94,9 @@ def _train(named: Any, arm: str, training: dict[str, Any], seed: int, out: Path)
 
     from alrc.lab.api import Training
     from alrc.lab.engine.naming import Named
+    from alrc.lab.engine.series import read_series
     from alrc.lab.engine.spec import Spec
+    from alrc.lab.engine.steps import SKIPPED
     from alrc.lab.engine.storage import RunFolder
     from alrc.lab.engine.training import Stopped, train
     from alrc.lab.exec.estimate import data_lines
@@ -128,5 +130,9 @@ def _train(named: Any, arm: str, training: dict[str, Any], seed: int, out: Path)
         value = loss["training_loss"]
         typer.echo(f"training {name}: {'not finite' if value is None else f'{value:g}'}")
         typer.echo(f"{name}: {loss['limited']:,} of {loss['count']:,} limited")
+    for name in [n for n in result["series"] if n.startswith(f"arm.{SKIPPED}.")]:
+        series = read_series(out, result, name)
+        steps = f"{(series == 1).sum():,} of {len(series):,} steps"
+        typer.echo(f"{name.removeprefix(f'arm.{SKIPPED}.')}: {steps} skipped")
     if result["diverged"]:
         typer.echo(f"diverged: {result['diverged']}")

@@ -125,10 +125,10 @@ class Ensemble:
         for i, design in enumerate(self.designs):
             own = {name: parts[i] for name, parts in columns.items()}
             limited += design.limit(own, self._recorder(i))
-        self.stack.backward(self._total(limited))
+        minimised = self._minimise(limited)
         may_step: dict[Rows, list[bool]] = {rows: [] for rows in self.rows}
         for design in self.designs:
-            steps_ok = design.after_backward()
+            steps_ok = design.after_backward(minimised[design.members.start : design.members.stop])
             if design.rows is not None:
                 may_step[design.rows] += steps_ok
         for rows, steps_ok in may_step.items():
@@ -138,18 +138,25 @@ class Ensemble:
         self.step += 1
         self.seconds += time.perf_counter() - start
 
-    def _total(self, limited: Sequence[Mapping[str, Tensor]]) -> Tensor:
-        """The sum of what the members minimise, whose gradients are those of each."""
-        alike: dict[Any, list[Mapping[str, Tensor]]] = {}
-        for losses in limited:
+    def _minimise(self, limited: Sequence[Mapping[str, Tensor]]) -> Tensor:
+        """Takes the gradients of what each member minimises, and returns that, in their order."""
+        alike: dict[Any, list[int]] = {}
+        for i, losses in enumerate(limited):
             check_any_depends(self.task, "step", losses.values())  # the others would hide it
             key = tuple((name, x.shape[1:]) for name, x in losses.items())
-            alike.setdefault(key, []).append(losses)
-        totals = []
-        for parts in alike.values():
+            alike.setdefault(key, []).append(i)
+        totals, minimised = [], dict[int, Tensor]()
+        for places in alike.values():
+            parts = [limited[i] for i in places]
             joined = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-            totals.append(self.stack.combine(joined).sum())
-        return torch.stack(totals).sum()
+            combined = self.stack.combine(joined)
+            totals.append(combined.sum())
+            sizes = [len(next(iter(part.values()))) for part in parts]
+            own = torch.split(combined.detach().flatten(), sizes)
+            minimised |= zip(places, own, strict=True)
+        # The gradients of the sum are those of each.
+        self.stack.backward(torch.stack(totals).sum())
+        return torch.cat([minimised[i] for i in range(len(limited))])
 
     def _recorder(self, design: int) -> Callable[[str, Tensor], None]:
         return lambda name, rows: self._record(f"{_prefix(design)}{name}", rows)

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from alrc.lab.api import Arm, Task
+from alrc.lab.engine.chain import stacked_form
 from alrc.lab.engine.rows import PHASE, Rows, hyperparameters, load_state, state_of
 from alrc.lab.engine.series import ABSENT
 from alrc.lab.engine.spec import Spec
 from alrc.lab.engine.stacking import Stack
-from alrc.lab.engine.steps import schedules_of
+from alrc.lab.engine.steps import SKIPPED, act_and_step, schedules_of
 
 __all__ = ["Design", "make_design"]
 
@@ -46,8 +47,12 @@ class Design:
         """The limited losses of its members, along first axes."""
         raise NotImplementedError
 
-    def after_backward(self) -> list[bool]:
-        """Whether the shared optimizer may take its step, for each member."""
+    def after_backward(self, loss: Tensor) -> list[bool]:
+        """Lets the arm change the gradients, where ``loss`` is what each member minimises.
+
+        Returns:
+            Whether the shared optimizer may take its step, for each member.
+        """
         raise NotImplementedError
 
     def log(self, record: Record) -> None:
@@ -63,9 +68,7 @@ class Design:
 
 def make_design(task: Task, specs: Sequence[Spec], stack: Stack, start: int) -> Design:
     """The members' arm in its stacked form, if it has one, or else an arm for each."""
-    arm = specs[0].make_arm()
-    # A class that is derived from another may do something else than its stacked form.
-    stacked = arm.stacked(len(specs)) if "stacked" in vars(type(arm)) else None
+    stacked = stacked_form(specs[0].make_arm(), len(specs))
     if stacked is None:
         return _Separate(task, specs, stack, start)
     return _Stacked(task, specs, stack, start, stacked)
@@ -84,6 +87,7 @@ class _Stacked(Design):
         self.parameters = [nn.Parameter(value) for value in self.values]
         _bring_back(self.parameters, self.values, self.gradients)
         self.touches_gradients = type(arm).after_backward is not Arm.after_backward
+        self.ok = [True] * len(specs)  # whether each may take its step
         arm.begin(stack.values.device)
 
     def limit(self, losses: Losses, record: Record) -> list[Losses]:
@@ -96,14 +100,14 @@ class _Stacked(Design):
                 record(f"{name}.limited", limited[name])
         return [limited]
 
-    def after_backward(self) -> list[bool]:
+    def after_backward(self, loss: Tensor) -> list[bool]:
         count, arm = len(self.specs), self.arm
         if not self.touches_gradients:
-            return [True] * count
+            return self.ok
         assert self.rows is not None
         before = hyperparameters(self.rows.optimizer)
         arm.step_ok = True
-        arm.after_backward(PHASE, self.parameters, self.rows.optimizer)
+        arm.after_backward(PHASE, loss, self.parameters, self.rows.optimizer)
         if hyperparameters(self.rows.optimizer) != before:
             raise ValueError(
                 f"{self.specs[0].arm.short_name}: its stacked form must leave the optimizer as it "
@@ -120,11 +124,15 @@ class _Stacked(Design):
                 gradient.copy_(parameter.grad)
         _bring_back(self.parameters, self.values, self.gradients)
         ok = arm.step_ok
-        return ok.tolist() if isinstance(ok, Tensor) and ok.dim() else [bool(ok)] * count
+        self.ok = ok.tolist() if isinstance(ok, Tensor) and ok.dim() else [bool(ok)] * count
+        return self.ok
 
     def log(self, record: Record) -> None:
-        for name, x in self.arm.logged().items():
+        logged = self.arm.logged()
+        for name, x in logged.items():
             record(f"arm.{name}.{PHASE}", self._checked(torch.as_tensor(x)))
+        if SKIPPED not in logged:
+            _record(record, f"arm.{SKIPPED}.{PHASE}", [None if ok else 1 for ok in self.ok])
 
     def _checked(self, x: Tensor) -> Tensor:
         if not x.dim() or len(x) != len(self.specs):
@@ -159,9 +167,9 @@ class _Separate(Design):
                 _record(record, f"{name}.limited", [limited[name] for limited, _ in done])
         return [{name: x[None] for name, x in limited.items()} for limited, _ in done]
 
-    def after_backward(self) -> list[bool]:
-        for run in self.runs:
-            run.after_backward()
+    def after_backward(self, loss: Tensor) -> list[bool]:
+        for run, own in zip(self.runs, loss.unbind(), strict=True):
+            run.after_backward(own)
         return []
 
     def log(self, record: Record) -> None:
@@ -201,19 +209,16 @@ class _Run:
                 limited[name] = self.arm.limit(name, x)
         return limited, limits
 
-    def after_backward(self) -> None:
-        self.arm.step_ok = True
+    def after_backward(self, loss: Tensor) -> None:
         with _OwnRandom(self):
-            self.arm.after_backward(PHASE, self.parameters, self.optimizer)
-        if self.arm.step_ok:
-            self.optimizer.step()
+            self.stepped = act_and_step(self.arm, PHASE, loss, self.parameters, self.optimizer)
         for schedule in self.schedules.values():
             schedule.step()
         _bring_back(self.parameters, self.values, self.gradients)
 
     def logged(self) -> Mapping[str, float | Tensor]:
         with _OwnRandom(self):
-            return self.arm.logged()
+            return {**({} if self.stepped else {SKIPPED: 1}), **self.arm.logged()}
 
     def state_dict(self) -> dict[str, Any]:
         mine = {"arm": self.arm.state_dict(), "random": self.random}

@@ -62,7 +62,7 @@ def train_together(
         path = place / _key(members)
         config = {"format": FORMAT, "members": {n: s.digest for n, s in sorted(members.items())}}
         with RunFolder(path, config) as folder:
-            state, series = folder.load_checkpoint()
+            state, series = folder.load_checkpoint(next(iter(members.values())).training.device)
             ensemble = Ensemble(members, series)
             evaluations = go_on(ensemble, folder, state, report, stop)
             _store(ensemble, folder, {name: folders[name] for name in waiting}, evaluations)

@@ -3,7 +3,8 @@
 ``NAME key=value ...``, with the options that differ from their defaults, is how a task or an arm is
 written in a study's file, on the command line, in the names of runs and in reports:
 ``alrc num_stddev=2``, ``./heavy.py:Heavy power=4``. A value is written as in TOML; quotes may be
-left out, and ``none`` stands for nothing given.
+left out, and ``none`` stands for nothing given. Arms that act one after another are joined by a
+plus sign: ``alrc num_stddev=2 + clip-grad-norm``.
 """
 
 import hashlib
@@ -13,7 +14,7 @@ import math
 import shlex
 import sys
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
@@ -24,12 +25,14 @@ from typing import Any, Literal
 import torch
 
 from alrc.lab.api import Arm, Options, Task
+from alrc.lab.engine.chain import Chain
 from alrc.lab.engine.sources import sources_of
 
-__all__ = ["Kind", "Named", "installed", "parse_value", "versions"]
+__all__ = ["Chained", "Kind", "Named", "installed", "parse_value", "versions"]
 
 Kind = Literal["task", "arm"]
 BASES: dict[Kind, type[Options]] = {"task": Task, "arm": Arm}
+JOIN = "+"  # between arms
 
 
 @dataclass(frozen=True)
@@ -54,11 +57,20 @@ class Named:
             ValueError: If it is not of this form.
         """
         try:
-            name, *words = shlex.split(text)
+            words = shlex.split(text)
         except ValueError:
+            words = []
+        if kind == "arm" and JOIN in words:
+            return Chained.of([cls._parse(kind, part, text, folder) for part in _parts(words)])
+        return cls._parse(kind, words, text, folder)
+
+    @staticmethod
+    def _parse(kind: Kind, words: Sequence[str], text: str, folder: Path) -> "Named":
+        if not words:
             raise ValueError(
                 f"{kind} must be NAME key=value ..., such as 'alrc num_stddev=2'; got {text!r}."
-            ) from None
+            )
+        name, *words = words
         given = {}
         for word in words:
             key, equals, value = word.partition("=")
@@ -70,7 +82,12 @@ class Named:
         file, colon, attribute = name.rpartition(":")
         if colon:
             name = f"{(folder / file).resolve()}:{attribute}"
-        return cls(kind, name, tuple(given.items()))
+        return Named(kind, name, tuple(given.items()))
+
+    @property
+    def parts(self) -> Sequence["Named"]:
+        """The arms that act one after another."""
+        return (self,)
 
     def having(self, options: Mapping[str, Any]) -> "Named":
         """The same with other options beside those given, or in their place."""
@@ -135,6 +152,50 @@ class Named:
             if value != f.default and f.name not in places:
                 words.append(f"{f.name}={_spell_value(value)}")
         return " ".join(words)
+
+
+@dataclass(frozen=True)
+class Chained(Named):
+    """Arms that act one after another, as one; its class and options are those of its parts."""
+
+    chain: tuple[Named, ...] = ()
+
+    @classmethod
+    def of(cls, parts: Sequence[Named]) -> "Chained":
+        return cls("arm", f" {JOIN} ".join(part.name for part in parts), chain=tuple(parts))
+
+    @property
+    def parts(self) -> Sequence[Named]:
+        return self.chain
+
+    def having(self, options: Mapping[str, Any]) -> "Chained":
+        """The same, each with those of the options that it has."""
+        known = [{f.name for f in fields(part.find())} for part in self.parts]  # type: ignore[arg-type]
+        own = [{n: x for n, x in options.items() if n in names} for names in known]
+        return self.of([part.having(x) for part, x in zip(self.parts, own, strict=True)])
+
+    @property
+    def short_name(self) -> str:
+        return f" {JOIN} ".join(part.short_name for part in self.parts)
+
+    def make(self) -> Chain:
+        return Chain([part.make() for part in self.parts])
+
+    @property
+    def spelled(self) -> str:
+        return f" {JOIN} ".join(part.spelled for part in self.parts)
+
+
+def _parts(words: Sequence[str]) -> Iterator[list[str]]:
+    """What stands between plus signs."""
+    part: list[str] = []
+    for word in words:
+        if word == JOIN:
+            yield part
+            part = []
+        else:
+            part.append(word)
+    yield part
 
 
 def _help(cls: type[Options], name: str) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from alrc.lab.api import Arm, Task, Training
+from alrc.lab.engine.chain import limits_losses
 from alrc.lab.engine.files import digest, plain
 from alrc.lab.engine.naming import Named
 from alrc.lab.engine.sources import sha256, sources_of
@@ -65,7 +66,7 @@ class Spec:
             "arm_options": plain(arm.options(), other),
             "sources": self._sources(),
             "training": {n: v for n, v in training.items() if n not in NOT_FIXING},
-            "losses_limited": type(arm).limit is not Arm.limit,
+            "losses_limited": limits_losses(arm),
             "diverged_above": plain(task.diverged_above, f"{one}.diverged_above"),
             "metrics": [
                 plain(dataclasses.asdict(metric), f"{one}.metrics") for metric in task.metrics
@@ -79,8 +80,8 @@ class Spec:
 
     @property
     def own_files(self) -> list[Path]:
-        """The files of a task and an arm of one's own, with what they import from beside them."""
-        files = [named.file for named in (self.task, self.arm) if named.file is not None]
+        """The files of a task and arms of one's own, with what they import from beside them."""
+        files = [named.file for named in (self.task, *self.arm.parts) if named.file is not None]
         return list(dict.fromkeys(path for file in files for path in sources_of(file).values()))
 
     def _sources(self) -> dict[str, str]:

@@ -1,15 +1,25 @@
 """What a task gives in a step, or in words what is wrong with it."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from alrc.lab.api import Networks, Outcome, Task, Training
+from alrc.lab.api import Arm, Networks, Outcome, Task, Training
 
-__all__ = ["check_any_depends", "check_depends", "optimizer_of", "outcome_of", "schedules_of"]
+__all__ = [
+    "SKIPPED",
+    "act_and_step",
+    "check_any_depends",
+    "check_depends",
+    "optimizer_of",
+    "outcome_of",
+    "schedules_of",
+]
+
+SKIPPED = "skipped"  # logged as 1 in the steps that an arm skips, unless it logs that itself
 
 
 def optimizer_of(task: Task, phase: str, optimizers: Mapping[str, Optimizer]) -> Optimizer:
@@ -71,6 +81,26 @@ def outcome_of(task: Task, phase: str, networks: Networks, batch: Any) -> Outcom
         f"{type(task).__name__}.{phase} must give its losses by name, each a tensor that is not "
         f"empty; it gave {words}."
     )
+
+
+def act_and_step(
+    arm: Arm, phase: str, loss: Tensor, parameters: Sequence[nn.Parameter], optimizer: Optimizer
+) -> bool:
+    """Lets an arm act on gradients, and then the optimizer, if it may.
+
+    Returns:
+        Whether a step was taken: also one that the arm took itself.
+    """
+    taken: list[bool] = []
+    hook = optimizer.register_step_post_hook(lambda *_: taken.append(True))
+    try:
+        arm.step_ok = True
+        arm.after_backward(phase, loss, parameters, optimizer)
+        if arm.step_ok:
+            optimizer.step()
+    finally:
+        hook.remove()
+    return bool(taken)
 
 
 def check_depends(task: Task, phase: str, total: Tensor) -> None:

@@ -2,7 +2,7 @@
 
 import io
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -135,8 +135,12 @@ class RunFolder:
         self._check_lock()
         write_json(self.path / "result.json", result)
 
-    def load_checkpoint(self) -> tuple[dict[str, Any] | None, Series]:
+    def load_checkpoint(self, device: str) -> tuple[dict[str, Any] | None, Series]:
         """The last checkpoint, or None before the first, and the series as they were then.
+
+        Args:
+            device: Of the run; what was on it is there again. All else is on the CPU, as the
+                states of torch's generators have to be.
 
         Raises:
             Damaged: If one of the files is.
@@ -145,11 +149,12 @@ class RunFolder:
         with self._in_words():
             if not file.exists():
                 return None, Series(self.path / "series")
+            place = placing(torch.empty(0, device=device).device)  # outside: it may not be here
             with self.reading_checkpoint():
                 with zipfile.ZipFile(file) as archive:  # torch.load ignores its checksums
                     if broken := archive.testzip():
                         raise ValueError(f"{broken} was changed")
-                state = torch.load(file, map_location="cpu", weights_only=True)
+                state = torch.load(file, map_location=place, weights_only=True)
                 if state["run"] != digest(self.config):
                     raise Damaged(
                         f"{file} must be a checkpoint of this run; it is one of another run. "
@@ -208,6 +213,11 @@ class RunFolder:
                 f"other processes away; it was {'replaced' if number else 'removed'}. Nothing was "
                 "stored since. When no other process is at it, the same command goes on."
             )
+
+
+def placing(device: torch.device) -> Callable[[Any, str], Any]:
+    """Where torch.load puts what it read into the CPU's memory, by where it was saved."""
+    return lambda storage, saved: storage if saved == "cpu" else storage.to(device=device)
 
 
 def _packed(state: dict[str, Any], check: bool) -> io.BytesIO:

@@ -6,20 +6,15 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
-import torch
-from torch import Tensor, nn
-from torch.utils._pytree import tree_map_only
-
-from alrc.lab.api import Arm, Networks, Task, Training
-from alrc.lab.engine.outcome import evaluate, save_pictures, summarise
-from alrc.lab.engine.randomness import build, random_state, seed_all, set_random_state
+from alrc.lab.api import Networks, Task, Training
+from alrc.lab.engine.outcome import save_pictures, summarise
 from alrc.lab.engine.series import Series
-from alrc.lab.engine.spec import Spec, task_of
-from alrc.lab.engine.steps import check_depends, optimizer_of, outcome_of, schedules_of
+from alrc.lab.engine.spec import Spec
 from alrc.lab.engine.storage import RunFolder
 from alrc.lab.engine.stored import FORMAT, save_evaluations
+from alrc.lab.engine.trainer import Trainer
 
-__all__ = ["Progress", "Stopped", "Trainer", "train"]
+__all__ = ["Progress", "Stopped", "train"]
 
 REPORT_SECONDS = 0.1  # a mean loss costs more than a small step, and on a GPU waits for it
 END = object()
@@ -69,140 +64,6 @@ class Trains(Protocol):
     def load_state_dict(self, state: Mapping[str, Any], /) -> None: ...
 
 
-class Trainer:
-    """All that changes in a run: networks, optimizers, schedules, the arm, random state, series.
-
-    Args:
-        spec: What is trained, and how.
-        series: Where to keep what happens.
-    """
-
-    def __init__(self, spec: Spec, series: Series) -> None:
-        self.task, self.training, self.series = task_of(spec.task), spec.training, series
-        self.seed = spec.seed
-        self.device = torch.device(self.training.device)
-        self.networks = {n: x.to(self.device) for n, x in build(self.task, spec.seed).items()}
-        self.forward: Networks = self.networks
-        if self.training.compile:
-            self.forward = {n: torch.compile(x) for n, x in self.networks.items()}  # type: ignore[misc]
-        self.optimizers = self.task.optimizers(self.networks, self.training)
-        self.schedules = schedules_of(self.task, self.optimizers, self.training)
-        self.parameters = {
-            phase: [p for group in optimizer.param_groups for p in group["params"]]
-            for phase, optimizer in self.optimizers.items()
-        }
-        arms: dict[int, Arm] = {}  # one for each optimizer: what one sees is not that of another
-        self.arms = {
-            phase: arms.setdefault(id(optimizer), spec.make_arm())
-            for phase, optimizer in self.optimizers.items()
-        }
-        self.limits_losses: bool = spec.config["losses_limited"]
-        self.step, self.seconds, self.first_loss = 0, 0.0, ""
-        seed_all(spec.seed)  # for networks with dropout, say
-        for arm in arms.values():
-            arm.begin(self.device)
-
-    def advance(self, batch: Any) -> None:
-        """One training step, written into the series."""
-        start = time.perf_counter()
-        if self.device.type != "cpu":
-            batch = tree_map_only(Tensor, lambda x: x.to(self.device, non_blocking=True), batch)
-        for phase in self.task.phases(self.step):
-            self._run_phase(phase, batch)
-        self.step += 1
-        self.seconds += time.perf_counter() - start
-
-    def _run_phase(self, phase: str, batch: Any) -> None:
-        optimizer = optimizer_of(self.task, phase, self.optimizers)
-        arm, record = self.arms[phase], self._record
-        outcome = outcome_of(self.task, phase, self.forward, batch)
-        self.first_loss = self.first_loss or f"{next(iter(outcome.losses))}.raw"
-        limited = {}
-        for name, losses in outcome.losses.items():
-            record(f"{name}.raw", losses)
-            if (limit := arm.threshold(name)) is not None:
-                record(f"{name}.limit", limit.clone())  # the arm may move it in place
-            limited[name] = arm.limit(name, losses)  # the one line
-            if self.limits_losses:
-                record(f"{name}.limited", limited[name])
-        for name, value in outcome.logged.items():
-            record(f"logged.{name}", value)
-        optimizer.zero_grad()
-        total = self.task.combine(phase, limited)
-        check_depends(self.task, phase, total)
-        total.backward()  # type: ignore[no-untyped-call]
-        arm.step_ok = True
-        arm.after_backward(phase, self.parameters[phase], optimizer)
-        if arm.step_ok:
-            optimizer.step()
-        if phase in self.schedules:
-            self.schedules[phase].step()
-        for name, number in arm.logged().items():
-            record(f"arm.{name}.{phase}", number)
-
-    def _record(self, name: str, row: Tensor | float) -> None:
-        self.series.record(self.step, name, row)
-
-    def batches(self) -> Iterator[Any]:
-        """Those of the steps to come."""
-        return self.task.batches(self.seed, self.training.batch_size, self.step)
-
-    def evaluate(self) -> list[float]:
-        """The metrics in their order."""
-        return evaluate(self.task, self.networks)
-
-    def latest(self, count: int) -> float:
-        """The mean of the first loss over so many steps."""
-        return self.series.latest(self.first_loss, count)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything that a continued run needs."""
-        return {
-            "step": self.step,
-            "seconds": self.seconds,
-            "first_loss": self.first_loss,
-            "random": random_state(self.device),
-            "frozen": {name: _frozen(network) for name, network in self.networks.items()},
-            **{
-                kind: {n: x.state_dict() for n, x in parts.items()} for kind, parts in self._parts()
-            },
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Goes on from where ``state`` was taken."""
-        self.step, self.seconds = state["step"], state["seconds"]
-        self.first_loss = state["first_loss"]
-        set_random_state(state["random"], self.device)
-        for kind, parts in self._parts():
-            for name, part in parts.items():
-                part.load_state_dict(state[kind][name])
-        for name, network in self.networks.items():
-            _freeze(network, state["frozen"][name])
-
-    def _parts(self) -> list[tuple[str, Mapping[str, Any]]]:
-        return [
-            ("networks", self.networks),
-            ("optimizers", self.optimizers),
-            ("schedules", self.schedules),
-            ("arms", self.arms),
-        ]
-
-
-def _frozen(network: nn.Module) -> dict[str, list[str]]:
-    """What a task may have set in a step, and what no state_dict holds."""
-    return {
-        "modules": [name for name, module in network.named_modules() if not module.training],
-        "parameters": [name for name, x in network.named_parameters() if not x.requires_grad],
-    }
-
-
-def _freeze(network: nn.Module, frozen: Mapping[str, list[str]]) -> None:
-    for name, module in network.named_modules():
-        module.training = name not in frozen["modules"]
-    for name, parameter in network.named_parameters():
-        parameter.requires_grad_(name not in frozen["parameters"])
-
-
 def train(
     spec: Spec,
     folder: RunFolder,
@@ -229,7 +90,7 @@ def train(
     """
     if (result := folder.result) is not None:
         return result
-    state, series = folder.load_checkpoint()
+    state, series = folder.load_checkpoint(spec.training.device)
     trainer = Trainer(spec, series)
     evaluations = go_on(trainer, folder, state, report, stop)
     trained = Trained(trainer.task, trainer.networks, series, trainer.step, trainer.seconds)
@@ -237,7 +98,7 @@ def train(
 
 
 def go_on(
-    trainer: "Trains",
+    trainer: Trains,
     folder: RunFolder,
     state: Mapping[str, Any] | None,
     report: Callable[[Progress], None] | None,

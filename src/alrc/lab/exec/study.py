@@ -3,19 +3,19 @@
 import math
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterable, Mapping, Sequence, Sized
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
-import filelock
 from rich.console import Console
 
 from alrc.lab.engine.files import FULL, write_json, written_together, written_whole
 from alrc.lab.engine.jobs import Job
-from alrc.lab.engine.storage import AnotherRun, RunFolder
+from alrc.lab.engine.storage import RunFolder
 from alrc.lab.engine.training import Progress
 from alrc.lab.exec.estimate import data_lines, estimate, first_of_each_setting, setting_of
+from alrc.lab.exec.folders import locked, refuse_another, set_aside
 from alrc.lab.exec.messages import Failed, Finished, Gone, Message, Paused, Workers
 from alrc.lab.exec.progress import StudyBars
 from alrc.lab.exec.stopping import Signals, StudyStopped
@@ -48,8 +48,7 @@ def run_study(
         console: Where to show progress: live on a terminal, else a line for each run that ends.
         retry: Whether runs that failed earlier are run again. The folder of one that can't be read
             is moved to ``damaged/NAME``, and the run is trained anew.
-        record: What study.json is to hold, for the report.
-        record: What was asked for, as plain values; kept in study.json.
+        record: What was asked for, as plain values; kept in study.json for the report.
 
     Returns:
         The logs of the runs that failed, now or earlier, by name; there are no others left.
@@ -59,7 +58,7 @@ def run_study(
         StudyStopped: If a signal or a full disk stopped it before all runs had ended.
     """
     try:
-        with _locked(out):
+        with locked(out):
             study = _Study(jobs, out, console)
             if record is not None:
                 write_json(out / "study.json", record)
@@ -67,27 +66,6 @@ def run_study(
     finally:
         with Signals():  # nothing keeps a worker from its end
             workers.stop()
-
-
-@contextmanager
-def _locked(out: Path) -> Iterator[None]:
-    lock = filelock.FileLock(out / ".lock", timeout=0)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except filelock.Timeout:
-        raise ValueError(
-            f"{out} must belong to one command at a time; another one is at this study. Wait for "
-            "it, or pass another folder."
-        ) from None
-    except OSError as error:
-        raise ValueError(
-            f"{out} must be a folder to write to; it is not ({error.strerror}). Pass another one."
-        ) from None
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 class _Study:
@@ -102,7 +80,7 @@ class _Study:
             )
         self.out, self.runs, self.console = out, out / "runs", console
         for name, spec in self.specs.items():
-            self.refuse_another(RunFolder(self.runs / name, spec.config))
+            refuse_another(RunFolder(self.runs / name, spec.config))
         self.finished = {n for n in self.specs if (self.runs / n / "result.json").exists()}
         logs = {name: self.runs / name / "log.txt" for name in self.specs}
         self.failed = {n: log for n, log in logs.items() if log.exists() and n not in self.finished}
@@ -114,15 +92,6 @@ class _Study:
         self.in_trial = False
         self.stopping: str | None = None  # why
         self.deadline, self.exit_code, self.kept, self.lost = math.inf, 0, 0, 0
-
-    @staticmethod
-    def refuse_another(folder: RunFolder) -> None:
-        try:
-            folder.check()
-        except AnotherRun:
-            raise
-        except (ValueError, OSError):
-            pass  # this run alone will fail, and say so
 
     def run(self, workers: Workers, retry: bool) -> dict[str, Path]:
         for line in data_lines(self.specs.values()):
@@ -264,13 +233,8 @@ class _Study:
 
     def begin_anew(self, job: Job, folder: Path, failure: Failed, workers: Workers) -> None:
         """After a folder couldn't be read; what is in it is left to the user."""
-        damaged = self.out / "damaged"
-        place, number = damaged / folder.name, 2
-        while place.exists():
-            place, number = damaged / f"{folder.name}-{number}", number + 1
         try:
-            damaged.mkdir(exist_ok=True)
-            folder.rename(place)
+            place = set_aside(folder, self.out / "damaged")
         except OSError:
             self.fail(job, failure, workers)
         else:
