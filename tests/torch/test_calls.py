@@ -225,3 +225,21 @@ def test_the_warning_about_impossible_starts_points_at_the_line_of_the_call() ->
         clipped.backward()
         assert math.isfinite(clipped.item())
         assert 0 < loss.grad <= 1
+
+
+def test_the_threshold_of_modules_that_are_stacked_is_read_under_vmap() -> None:
+    modules = [ALRC(2.0, mu1_start=1.0, mu2_start=float(i + 2)) for i in range(3)]
+    _, buffers = torch.func.stack_module_state(modules)
+    base = copy.deepcopy(modules[0])
+
+    class Reading(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.alrc = base
+
+        def forward(self) -> torch.Tensor:
+            return self.alrc.threshold
+
+    state = {f"alrc.{name}": value for name, value in buffers.items()}
+    call = torch.vmap(lambda state: torch.func.functional_call(Reading(), state, ()))
+    assert torch.equal(call(state), torch.stack([module.threshold for module in modules]))

@@ -6,6 +6,7 @@ import re
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, Literal
 
 import torch
@@ -361,6 +362,10 @@ class ALRC(state.ShowsState, nn.Module):
         self.wait()
         moments = self._moments()
         if moments.mean.device.type == "cpu":  # in float32, to the last bit what limits the losses
+            if moments.mean.dim() == 0 and inputs.is_readable(moments.mean):
+                with suppress(RuntimeError):  # no number to read, in a call under vmap
+                    lower, upper = rule.limits(Floats, host.read(moments), self.settings)
+                    return moments.mean.new_tensor(lower), moments.mean.new_tensor(upper)
             moments = Moments(*(moment.double() for moment in moments))
         lower, upper = rule.limits(torch, moments, self.settings)
         return lower.float(), upper.float()
