@@ -34,6 +34,7 @@ def write_run(
     losses: Mapping[str, NDArray[np.float32]] | None = None,
     limit: float | None = None,
     diverged: str | None = None,
+    diverged_step: int | None = None,
     logged: Mapping[str, NDArray[np.float32]] | None = None,
     arm_logged: Mapping[str, NDArray[np.float32]] | None = None,
     evaluations: Sequence[Sequence[float]] | None = None,
@@ -99,6 +100,7 @@ def write_run(
         "metrics": {m["name"]: _plain(metrics.get(m["name"], math.nan)) for m in listed},
         "losses": {key: _summary(raw, series.get(f"{key}.limited")) for key, raw in losses.items()},
         "diverged": diverged,
+        "diverged_step": diverged_step,
         "pictures": [
             {"file": f"pictures/{key}.png", "caption": text}
             for key, text in (pictures or {}).items()
@@ -145,6 +147,7 @@ def write_pairs(
                 else {"loss": falling(seed, scale=1 + len(arm) / 100)},
                 limit=None if arm in ("off", "clip") else 4.0,
                 diverged=NAN if lost else None,
+                diverged_step=101 if lost else None,
                 **options,
             )
 

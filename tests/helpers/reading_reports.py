@@ -31,7 +31,7 @@ def rows(text: str) -> list[list[str]]:
 
 def cells(text: str) -> list[list[str]]:
     """The rows of the matrix, without its header."""
-    table = text.partition("| setting | primary metric |")[2].partition("\n\n")[0]
+    table = text.partition("\n| setting |")[2].partition("\n\n")[0]
     return rows(table)[1:]
 
 

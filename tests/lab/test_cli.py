@@ -1,6 +1,8 @@
 """The command line: help, lists, a task of one's own, and words for what is not right."""
 
+import itertools
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,6 +13,7 @@ from typer.testing import CliRunner
 
 from alrc import __version__
 from alrc.lab.cli.commands import app
+from alrc.lab.cli.options import flowed
 
 HEAVY = Path(__file__).parents[2] / "examples/lab/heavy.py"
 WIDE = {"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}
@@ -88,6 +91,24 @@ def test_help_fits_its_terminal_and_cuts_nothing_off(columns: int) -> None:
     flat = " ".join(told.replace("│", " ").split())
     for option in ("--no-sqrt-step", "--compile", "--learning-rate", "--retry", "--num-stddev"):
         assert option in flat
+    for summary in (
+        "Train each task of a study with each arm and seed, then write its report.",
+        "Write a task of your own to start from: task.py, its test, and a study of it.",
+        "Train one network; type it again to go on. PATH/FILE.py:CLASS is a task of your own.",
+        "Restores images that were halved in size: the paper's CIFAR-10 experiment.",
+        "Download CIFAR-10, 162 MB, once, and print the folder of its binary files.",
+    ):
+        assert flat.count(summary) == 2  # of the command, and in the list of them
+    for line, following in itertools.pairwise(lines):
+        if all(re.match(r" {1,2}[A-Za-z-]", x) for x in (line, following)) and columns == 80:
+            assert len(f"{line.rstrip()} {following.split()[0]}") > columns - 1, line
+
+
+def test_paragraphs_flow_lists_stay_and_code_has_no_marks() -> None:
+    doc = "One ``two``\nthree.\n\nFour\nfive:\n\n- a\n- `b`\n\nArgs:\n    x: Six\n        seven."
+    assert flowed(doc) == (
+        "One two three.\n\nFour five:\n\n- a\n- b\n\nArgs:\n    x: Six\n        seven."
+    )
 
 
 def test_help_imports_nothing_heavy() -> None:
@@ -120,6 +141,8 @@ def test_tasks_arms_and_studies_are_listed() -> None:
     assert "    num_stddev: Limit, in standard deviations above the mean loss." in text
     assert "  clip-grad-norm: Scales the gradient of a phase down to a norm, as " in text
     assert "  supersampling-small: The paper's comparison at a quarter of its width " in text
+    assert ", as torch.nn.utils.clip_grad_norm_ does.\n" in text
+    assert "`" not in text
     assert text.endswith("alrc lab new-task DIR writes one to start from.\n")
 
 

@@ -144,8 +144,9 @@ def test_metrics_are_drawn_at_the_steps_of_all_evaluations(tmp_path: Path, drawn
 
 def test_survival_falls_where_losses_cease_to_be_finite(tmp_path: Path, drawn: Drawn) -> None:
     words = "loss has a median of 9 over the last tenth, more than 3 times the 1 of the first"
-    for seed, diverged in enumerate(("loss is NaN from step 51 on", words, None, None)):
-        write_run(tmp_path, "off", seed, diverged=diverged)
+    outcomes = (("loss is NaN or infinite in 12 of its last 20 steps", 51), (words, None))
+    for seed, (diverged, step) in enumerate((*outcomes, (None, None), (None, None))):
+        write_run(tmp_path, "off", seed, diverged=diverged, diverged_step=step)
     write_report(tmp_path)
     axes = drawn["setting1-survival"]
     np.testing.assert_array_equal(lines(axes)["off"], [[0, 100], [51, 75], [200, 50]])
@@ -236,6 +237,17 @@ def test_a_forest_has_a_dot_for_each_pair(tmp_path: Path, drawn: Drawn) -> None:
     assert label.replace("\n", " ") == "held-out error: difference to off (%), left of 0 is better"
     assert zero.get_xdata() == [0, 0]
     assert not axes.yaxis.label.get_parse_math()  # a name with dollar signs is a name
+
+
+def test_a_forest_has_arrows_for_what_is_too_far_to_be_told(tmp_path: Path, drawn: Drawn) -> None:
+    write_pairs(tmp_path, {"off": lambda s: 1.0, "alrc": lambda s: 9.0**s / 3}, seeds=3)
+    write_report(tmp_path)
+    axes = drawn["setting1-forest"]
+    arrows = [
+        (line.get_marker(), *line.get_xdata()) for line in axes.lines if len(line.get_xdata())
+    ]
+    assert [arrow for arrow in arrows if arrow[0] in "<>"] == [(">", 1000.0)] * 2  # dot, interval
+    assert axes.get_xlim()[1] < 1200
 
 
 def test_a_forest_says_which_side_is_better(tmp_path: Path, drawn: Drawn) -> None:

@@ -9,6 +9,7 @@ import pytest
 from fabricated_studies import exploding, falling, write_old_run
 from reading_reports import draw_nothing, markdown
 
+from alrc.lab.engine.outcome import judge
 from alrc.lab.report.reading import read_study
 from alrc.lab.report.report import write_report
 
@@ -42,8 +43,9 @@ def test_a_study_of_the_first_format_is_reported_again(tmp_path: Path) -> None:
     write_old_study(tmp_path)
     text = markdown(tmp_path)
     assert "30 runs: 30 finished, of which 0 diverged; 0 failed and 0 unfinished" in text
+    assert "compared with off, by held-out error (sqrt step); lower is better." in text
     for power in (2, 4):
-        assert f"| `supersampling power={power}` | held-out error (sqrt step); lower" in text
+        assert f"| `supersampling power={power}` | " in text
     assert text.count("✓ better -18.0 %") == 4  # in the matrix, and in the comparisons
     assert "- task.images: `photographs`" in text
     limited = sum(int((falling(seed) > 15).sum()) for seed in range(5))
@@ -55,10 +57,19 @@ def test_runs_of_the_first_format_diverge_too(tmp_path: Path) -> None:
     write_old_run(tmp_path, 1.0, falling(0) * np.linspace(1, 400, 200, dtype="f4")[:, None], seed=1)
     write_old_run(tmp_path, 1.0, seed=2)
     first, second, third = read_study(tmp_path).runs
-    assert first.diverged == "loss is NaN from step 101 on"
+    assert (first.diverged, first.diverged_step) == ("loss is NaN from step 101 on", 101)
     assert second.diverged is not None
     assert second.diverged.startswith("loss has a median of ")
-    assert third.diverged is None
+    assert second.diverged_step == 200
+    assert third.diverged is third.diverged_step is None
+
+
+def test_a_run_of_the_first_format_is_judged_as_those_of_today(tmp_path: Path) -> None:
+    run = write_old_run(tmp_path, num_stddev=3.0)
+    raw, limited = np.load(run / "losses.npy"), np.load(run / "limited.npy")
+    judged = judge(raw, limited, 3.0)
+    assert read_study(tmp_path).runs[0].losses == {"loss": judged.numbers}
+    assert judged.numbers["limited"] == (raw != limited).sum() > 0
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import signal
+import threading
 from pathlib import Path
 
 import pytest
@@ -199,7 +200,8 @@ def test_ctrl_c_while_a_worker_is_started_is_not_lost() -> None:
 
     def start() -> None:
         with workers._signals_wait():
-            os.kill(os.getpid(), signal.SIGINT)
+            # To this thread: another one, as pytest-xdist has, would take it at once.
+            signal.pthread_kill(threading.get_ident(), signal.SIGINT)
             reached.append(1)
 
     with pytest.raises(KeyboardInterrupt):

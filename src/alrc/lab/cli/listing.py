@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from alrc.lab.cli.options import fail
+from alrc.lab.cli.options import fail, flowed
 
 __all__ = ["show_list"]
 
@@ -38,9 +38,10 @@ def _show_installed() -> None:
         typer.echo(f"{kind}s, each with its options:")
         for name in installed(kind):
             cls = Named(kind, name).find()
-            typer.echo(f"  {name}: {(inspect.getdoc(cls) or '').partition(chr(10))[0]}")
+            summary = flowed(inspect.getdoc(cls) or "").partition("\n\n")[0]
+            typer.echo(f"  {name}: {summary}")
             for option, words in cls.helps().items():
-                typer.echo(f"    {option}: {words}")
+                typer.echo(f"    {option}: {flowed(words)}")
     typer.echo("studies, for alrc lab study:")
     for file in sorted(PRESETS.glob("*.toml")):
         typer.echo(f"  {file.stem}: {file.read_text().partition(chr(10))[0].removeprefix('# ')}")

@@ -3,44 +3,68 @@
 import dataclasses
 import functools
 import inspect
+import re
 import shutil
 import typing
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 if TYPE_CHECKING:
     from alrc.lab.api import Options
 
-__all__ = ["check_device", "fail", "make_app", "parameters"]
+__all__ = ["Group", "check_device", "fail", "flowed", "make_app", "parameters"]
 
 NARROW = 60  # columns
 SIMPLE = (int, float, str, bool)
 
 
-class _Narrow(TyperCommand):
-    """Puts the help of an option below its name where there is no room beside it."""
+class _Command(TyperCommand):
+    """Its paragraphs flow, and in a narrow terminal helps stand below names that are long."""
+
+    def __init__(self, *arguments: Any, help: str | None = None, **settings: Any) -> None:
+        super().__init__(*arguments, help=help and flowed(help), **settings)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         formatter.write_dl = functools.partial(formatter.write_dl, col_max=NARROW // 4)
         super().format_options(ctx, formatter)
 
 
-class _NarrowApp(typer.Typer):
+class Group(TyperGroup):
+    """Lists its commands with all of their first paragraphs in a narrow terminal too."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        found = {name: self.get_command(ctx, name) for name in self.list_commands(ctx)}
+        helps = {name: (command and command.help) or "" for name, command in found.items()}
+        with formatter.section("Commands"):
+            formatter.write_dl([(n, words.partition("\n\n")[0]) for n, words in helps.items()])
+
+
+class _App(typer.Typer):
     def command(self, *arguments: Any, **settings: Any) -> Any:
-        return super().command(*arguments, cls=_Narrow, **settings)
+        return super().command(*arguments, cls=_Command, **settings)
 
 
 def make_app(**settings: Any) -> typer.Typer:
     """A group of commands, whose help stays readable in a narrow terminal too."""
+    settings.setdefault("cls", Group)
     settings |= {"add_completion": False, "pretty_exceptions_enable": False}
     width = shutil.get_terminal_size().columns
     if width >= NARROW:
-        return typer.Typer(**settings)
+        return _App(**settings)
     # Without boxes, which would leave a word of help in each line.
-    return _NarrowApp(rich_markup_mode=None, context_settings={"terminal_width": width}, **settings)
+    return _App(rich_markup_mode=None, context_settings={"terminal_width": width}, **settings)
+
+
+def flowed(doc: str) -> str:
+    """A docstring for a terminal of any width: paragraphs are of one line, code has no marks."""
+    paragraphs = doc.replace("`", "").split("\n\n")
+    return "\n\n".join(
+        words if re.search(r"^(\s|[-*] )", words, re.MULTILINE) else " ".join(words.split())
+        for words in paragraphs
+    )
 
 
 def parameters(

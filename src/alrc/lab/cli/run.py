@@ -5,14 +5,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
-from alrc.lab.cli.options import check_device, fail, make_app, parameters
+from alrc.lab.cli.options import Group, check_device, fail, make_app, parameters
 
 __all__ = ["app"]
 
 
-class _Tasks(TyperGroup):
+class _Tasks(Group):
     """A command for each task, made from its options when it is asked for."""
 
     def list_commands(self, ctx: Any) -> list[str]:

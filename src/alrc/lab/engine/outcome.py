@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib.image
 import numpy as np
@@ -17,7 +17,7 @@ from alrc.lab.engine.files import storing, written_whole
 from alrc.lab.engine.randomness import kept, seed_all
 from alrc.lab.engine.series import Manifest, is_present, read_series
 
-__all__ = ["evaluate", "last_tenth", "save_pictures", "summarise"]
+__all__ = ["Judged", "evaluate", "judge", "last_tenth", "save_pictures", "summarise"]
 
 CHUNK = 2**22  # losses to look at at a time
 EVALUATION_SEED = 20_200_420  # unlike those of runs
@@ -104,6 +104,20 @@ def _draw(task: Task, picture: Picture, file: Path) -> str:
     return f" {broken.sum():,} of {broken.size:,} pixels are NaN, shown black." * bool(broken.any())
 
 
+class Judged(NamedTuple):
+    """What comes of a loss.
+
+    Attributes:
+        numbers: As result.json has them; None stands for NaN and infinity.
+        step: From which on it was not finite, if it diverged so.
+        words: How it diverged, as what follows its name; None if it did not.
+    """
+
+    numbers: dict[str, float | None]
+    step: int | None
+    words: str | None
+
+
 def summarise(
     folder: Path, config: Mapping[str, Any], manifest: Manifest, metrics: Mapping[str, float]
 ) -> dict[str, Any]:
@@ -115,22 +129,33 @@ def summarise(
         limited = raw
         if config["losses_limited"]:
             limited = read_series(folder, {"series": manifest}, f"{name}.limited")
-        steps = np.flatnonzero(is_present(raw))
-        course = _course(raw, steps)
-        losses[name] = {
-            n: _finite(x) for n, x in {**course, **_counts(raw, limited, steps)}.items()
-        }
-        reasons += [
-            (step, f"{name} {words}") for step, words in _divergence(raw, steps, course, config)
-        ]
+        judged = judge(raw, limited, float(config["diverged_above"]))
+        losses[name] = judged.numbers
+        reasons += [(judged.step, f"{name} {judged.words}")] if judged.words else []
     reasons += [(None, f"{n} is {_word(x)}") for n, x in metrics.items() if not math.isfinite(x)]
     step, words = reasons[0] if reasons else (None, None)
     return {"losses": losses, "diverged": words, "diverged_step": step}
 
 
-def _course(raw: NDArray[np.float32], steps: NDArray[np.int64]) -> dict[str, float]:
+def judge(raw: NDArray[np.float32], limited: NDArray[np.float32], diverged_above: float) -> Judged:
+    """Numbers about a loss, and whether it diverged.
+
+    Args:
+        raw: A row for each step, before limiting.
+        limited: The same as it was trained with, or one loss for each step.
+        diverged_above: Multiple of the median at first, above which the one at last has diverged.
+    """
+    steps = np.flatnonzero(is_present(raw))
+    means = _means(raw, steps)
+    course = _course(means)
+    numbers = {**course, **_counts(raw, limited, steps)}
+    step, words = _divergence(means, steps, course, diverged_above)
+    return Judged({name: _finite(x) for name, x in numbers.items()}, step, words)
+
+
+def _course(means: NDArray[np.float64]) -> dict[str, float]:
     """Where a loss began and ended, from its means over the steps in which it occurs."""
-    means, tenth = _means(raw, steps), last_tenth(len(steps))
+    tenth = last_tenth(len(means))
     first, last = (x[np.isfinite(x)] for x in (means[:tenth], means[-tenth:]))
     return {
         "training_loss": float(means[-tenth:].mean()) if means.size else math.nan,
@@ -140,32 +165,26 @@ def _course(raw: NDArray[np.float32], steps: NDArray[np.int64]) -> dict[str, flo
 
 
 def _divergence(
-    raw: NDArray[np.float32],
+    means: NDArray[np.float64],
     steps: NDArray[np.int64],
     course: Mapping[str, float],
-    config: Mapping[str, Any],
-) -> Iterator[tuple[int | None, str]]:
+    above: float,
+) -> tuple[int | None, str | None]:
     """The step and the words, if a loss diverged. A few bad batches are no divergence."""
-    means, tenth = _means(raw, steps), last_tenth(len(steps))
-    broken = ~np.isfinite(means)
+    tenth, broken = last_tenth(len(means)), ~np.isfinite(means)
     if broken[-tenth:].mean() > 0.5:
         well = np.flatnonzero(~broken)
         at = well[-1] + 1 if well.size else 0  # from here on it was never well again
         if at < len(means):
-            yield int(steps[at]) + 1, f"is {_word(means[at])} from step {steps[at] + 1:,} on"
-        else:
-            count = f"{broken[-tenth:].sum():,} of its last {tenth:,} steps"
-            yield int(steps[broken][0]) + 1, f"is NaN or infinite in {count}"
-    elif (
-        course["last_median"]
-        > (times := float(config["diverged_above"])) * course["first_median"]
-        > 0
-    ):
-        yield (
-            None,
+            return int(steps[at]) + 1, f"is {_word(means[at])} from step {steps[at] + 1:,} on"
+        count = f"{broken[-tenth:].sum():,} of its last {tenth:,} steps"
+        return int(steps[broken][0]) + 1, f"is NaN or infinite in {count}"
+    if course["last_median"] > above * course["first_median"] > 0:
+        return None, (
             f"has a median of {course['last_median']:.4g} over its last tenth, more than "
-            f"{times:g} times the {course['first_median']:.4g} of its first",
+            f"{above:g} times the {course['first_median']:.4g} of its first"
         )
+    return None, None
 
 
 def _counts(

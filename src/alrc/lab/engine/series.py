@@ -139,8 +139,10 @@ class _File:
 
     def fill(self, steps: int) -> None:
         """Rows for the steps in which this did not occur."""
-        absent = torch.from_numpy(np.full(self.shape, ABSENT).view(np.float32))
-        self.waiting += [absent] * (steps - self.rows - len(self.waiting))
+        missing = steps - self.rows - len(self.waiting)
+        if missing > 0:
+            absent = torch.from_numpy(np.full(self.shape, ABSENT).view(np.float32))
+            self.waiting += [absent] * missing
 
     def commit(self) -> None:
         if not self.waiting:

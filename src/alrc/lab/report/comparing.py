@@ -9,8 +9,9 @@ from alrc.lab.report.markup import Cell, code, plural, text
 from alrc.lab.report.results import Run, Setting, Study
 from alrc.lab.report.statistics import Comparison, Pairs, Verdict, compare
 
-__all__ = ["Compared", "Measure", "compared", "measures", "percent"]
+__all__ = ["LARGEST_SHARE", "Compared", "Measure", "compared", "measures", "percent"]
 
+LARGEST_SHARE = 10.0  # beyond which a number says no more than that it is large
 NO_RATIOS = {"dB"}  # units whose zero means nothing, so that shares of a value mean nothing
 
 
@@ -195,7 +196,12 @@ class Compared:
 
 
 def percent(share: float, sign: bool = True) -> str:
-    number = 100 * (share if sign else abs(share))
+    """For reading; CSV files hold the number."""
+    share = share if sign else abs(share)
+    if abs(share) > LARGEST_SHARE:
+        most = f"{'+' * sign}{100 * LARGEST_SHARE:,.0f}"
+        return f">\u00a0{most}\u00a0%" if share > 0 else f"<\u00a0-{most.lstrip('+')}\u00a0%"
+    number = 100 * share
     if 0 < abs(number) < 0.05:
         return f"{number:{'+' if sign else ''}.2g}\u00a0%"
     digits = 1 if abs(number) < 100 else 0

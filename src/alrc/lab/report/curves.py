@@ -1,6 +1,5 @@
 """Figures over the steps of training: losses, metrics, differences, survival."""
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from alrc.lab.api import Metric
 from alrc.lab.report.across import survival
+from alrc.lab.report.comparing import percent
 from alrc.lab.report.drawing import (
     INK,
     blocks,
@@ -236,9 +236,7 @@ class Curves:
         with panel(self.label) as (figure, axes):
             for i, arm in enumerate(arms):
                 runs = self.study.of(self.setting, arm)
-                stairs = survival(
-                    (_end(run) if run.diverged else None for run in runs), runs[0].steps
-                )
+                stairs = survival((run.diverged_step for run in runs), runs[0].steps)
                 steps, shares = np.array(stairs).T
                 style = {k: v for k, v in self.styles[arm].items() if k != "marker"}
                 # A little apart, so that lines on one another are all seen.
@@ -305,10 +303,4 @@ def _relative(before: NDArray[np.float64], after: NDArray[np.float64]) -> NDArra
 def _percent(share: float) -> str:
     if abs(share) < 5e-4:
         return "the same"
-    return f"{abs(share):.1%} {'lower' if share < 0 else 'higher'}".replace("%", " %")
-
-
-def _end(run: Run) -> int:
-    """The step from which a loss was NaN or infinite; otherwise it diverged at the end."""
-    found = re.search(r"\bfrom step ([\d,]+)", run.diverged or "")
-    return int(found[1].replace(",", "")) if found else run.steps
+    return f"{percent(share, sign=False)} {'lower' if share < 0 else 'higher'}"

@@ -21,7 +21,6 @@ from alrc.lab.report.results import Setting, Study
 __all__ = ["details", "findings", "lone_run"]
 
 FEW_ARMS = 3  # in a setting: each has a sentence of its own
-FEW_SETTINGS = 4  # whose sentences stand before the matrix
 SENTENCES = 12  # settings that have one
 ROWS = 2000  # of the matrix
 KINDS = ("better", "worse", "unclear", "identical", "diverged")
@@ -57,18 +56,13 @@ def findings(study: Study, comparisons: Sequence[Compared]) -> Iterator[Block]:
             f"**{plural(len(study.failed), 'run')} failed** and are missing in what follows; they "
             "are listed under What was run."
         )
-    if len(by_setting) <= FEW_SETTINGS:
-        yield from _setting_by_setting(study, by_setting)
     yield _matrix(study, by_setting)
 
 
 def details(study: Study, comparisons: Sequence[Compared]) -> Iterator[Block]:
-    """The sentences of each setting, where they are too many to come first; what words mean."""
-    by_setting = _by_setting(comparisons)
-    if len(by_setting) > FEW_SETTINGS:
-        yield Heading("Setting by setting", 3)
-        yield from _setting_by_setting(study, by_setting)
+    """The same in sentences, and what words mean."""
     if comparisons:
+        yield from _setting_by_setting(study, _by_setting(comparisons))
         yield _legend(any(c.primary for c in comparisons))
 
 
@@ -81,6 +75,8 @@ def _by_setting(comparisons: Sequence[Compared]) -> dict[Setting, list[Compared]
 
 def _setting_by_setting(study: Study, by_setting: dict[Setting, list[Compared]]) -> Iterator[Block]:
     many = len(by_setting) > 1
+    if many:
+        yield Heading("Setting by setting", 3)
     yield Bullets(
         [
             (f"{code(study.labels[s])}: " if many else "") + " ".join(_sentences(found))
@@ -109,7 +105,8 @@ def _legend(declared: bool) -> Paragraph:
         "has a verdict. = identical: bit for bit. † diverged: k of n runs; their pairs are in "
         "no difference, and are compared by how often that happens. Changes are those of the "
         "primary metric, averaged over pairs of a seed. In the figures a dot is a pair in which "
-        "neither run diverged, a diamond their mean with its 95 % interval, not corrected."
+        "neither run diverged, a diamond their mean with its 95 % interval, not "
+        "corrected, and an arrow what is beyond 1,000\u00a0%."
     )
 
 
@@ -141,23 +138,37 @@ def _finite(x: float) -> float:
 
 
 def _matrix(study: Study, by_setting: dict[Setting, list[Compared]]) -> Table:
+    """A row for each setting, a column for each arm; others only where they tell settings apart."""
     compared = {c.arm for found in by_setting.values() for c in found}
     arms = [arm for arm in study.arms if arm in compared]
-    baselines = dict.fromkeys(found[0].baseline for found in by_setting.values())
+    baselines = list(dict.fromkeys(found[0].baseline for found in by_setting.values()))
+    metrics = {setting: _metric(found[0]) for setting, found in by_setting.items()}
+    one_metric = len(set(metrics.values())) == 1
+    lost = any(found[0].diverged_baseline[0] for found in by_setting.values())
     rows: list[list[Cell | str]] = []
     for setting, found in list(by_setting.items())[:ROWS]:
-        cells = {c.arm: c.cell for c in found}
-        metric = found[0].measure.metric
-        label = f"{metric.name}; {metric.better} is better"
-        if found[0].diverged_baseline[0]:
-            label += "; † {} diverged {} of {}".format(
-                found[0].baseline, *found[0].diverged_baseline
-            )
-        row = [cells.get(arm, Cell("-")) for arm in arms]
-        rows.append([code(study.labels[setting]), text(label), *row])
-    caption = f"Each arm compared with {' or '.join(baselines)}, by the primary metric."
-    columns = range(2 + len(arms))
-    return Table(caption, ["setting", "primary metric", *map(code, arms)], rows, columns)
+        cells = {arm: Cell(study.lost.get((setting, arm), "-")) for arm in arms}
+        cells |= {c.arm: c.cell for c in found}
+        row: list[Cell | str] = [code(study.labels[setting])]
+        row += [] if one_metric else [text(metrics[setting])]
+        row += [_baseline_cell(found[0])] if lost else []
+        rows.append([*row, *cells.values()])
+    header = ["setting", *["primary metric"] * (not one_metric)]
+    header += [code(baselines[0]) if len(baselines) == 1 else "baseline"] * lost
+    measure = next(iter(metrics.values())) if one_metric else "the primary metric"
+    caption = f"Each arm compared with {' or '.join(baselines)}, by {measure}."
+    return Table(caption, [*header, *map(code, arms)], rows, range(len(header) + len(arms)))
+
+
+def _metric(c: Compared) -> str:
+    return f"{c.measure.metric.name}; {c.measure.metric.better} is better"
+
+
+def _baseline_cell(c: Compared) -> Cell:
+    lost, runs = c.diverged_baseline
+    if not lost:
+        return Cell("none diverged")
+    return Cell(f"† diverged {lost} of {runs}", kind="diverged")
 
 
 def lone_run(study: Study) -> Iterator[Block]:

@@ -149,7 +149,7 @@ def _markdown(block: Block) -> str:
             columns = range(len(block.header))
             rule = [":--" if column in block.textual else "--:" for column in columns]
             rows = ([_cell(cell) for cell in row] for row in (block.header, rule, *block.rows))
-            return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+            return "\n".join([text(block.caption), "", *(f"| {' | '.join(row)} |" for row in rows)])
         case Gallery():
             return "\n".join(map(_image, block.images))
 

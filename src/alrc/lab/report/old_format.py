@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from alrc.lab.engine.outcome import judge, last_tenth
+
 __all__ = ["convert"]
 
 LOSS, ERROR = "loss", "held-out error"
@@ -36,7 +38,8 @@ def convert(
     held_out = _load(folder / "held_out.npy")
     if held_out.ndim != 1 or not held_out.size:
         raise ValueError(f"held_out.npy has shape {held_out.shape}")
-    losses, diverged = _summary(series["loss.raw"], series["loss.limited"])
+    losses, step, words = judge(series["loss.raw"], series["loss.limited"], DIVERGED_ABOVE)
+    diverged = f"{LOSS} {words}" if words else None
     _check(result, series["loss.raw"])
     # What was stored is after the step, so that it is not to be compared with one that is not.
     metric = ERROR + (" (sqrt step)" if old["sqrt_step"] else "")
@@ -66,6 +69,7 @@ def convert(
             "metrics": {metric: last if math.isfinite(last) else None},
             "losses": {LOSS: losses},
             "diverged": diverged,
+            "diverged_step": step,
             "pictures": [],
             "series": {
                 name: {
@@ -110,7 +114,7 @@ def _open(folder: Path, old: Mapping[str, Any], name: str) -> NDArray[np.float32
 
 def _check(result: Mapping[str, Any], raw: NDArray[np.float32]) -> None:
     """That the losses are those which result.json was made of: there is no checksum."""
-    steps = max(len(raw) // 10, 1)
+    steps = last_tenth(len(raw))
     mean = float(raw[-steps:].mean(dtype=np.float64))
     stored = result.get("final_error")
     same = not math.isfinite(mean) if stored is None else math.isclose(mean, stored, rel_tol=1e-4)
@@ -119,37 +123,3 @@ def _check(result: Mapping[str, Any], raw: NDArray[np.float32]) -> None:
             f"losses.npy ends with a mean of {mean:.6g} over {steps:,} steps, and result.json says "
             f"{'not finite' if stored is None else f'{stored:.6g}'}, so that it was changed"
         )
-
-
-def _summary(
-    raw: NDArray[np.float32], limited: NDArray[np.float32]
-) -> tuple[dict[str, Any], str | None]:
-    """Numbers about the losses, and how they diverged."""
-    finite = np.isfinite(raw)
-    means = raw.mean(axis=1, dtype=np.float64)
-    tenth = max(len(raw) // 10, 1)
-    first, last = np.median(means[:tenth]), np.median(means[-tenth:])
-    diverged = None
-    if not np.isfinite(means[-tenth:]).all():
-        step = int(np.flatnonzero(~np.isfinite(means))[0])
-        word = "NaN" if np.isnan(means[step]) else "infinite"
-        diverged = f"{LOSS} is {word} from step {step + 1:,} on"
-    elif last > DIVERGED_ABOVE * first > 0:
-        diverged = (
-            f"{LOSS} has a median of {last:.4g} over the last tenth, more than {DIVERGED_ABOVE:g} "
-            f"times the {first:.4g} of the first"
-        )
-    total = float(raw.sum(where=finite, dtype=np.float64))
-    kept = float(limited.sum(where=finite, dtype=np.float64))
-    training_loss = float(means[-tenth:].mean())
-    summary = {
-        "training_loss": training_loss if math.isfinite(training_loss) else None,
-        "first_median": float(first),
-        "last_median": float(last),
-        "largest": float(raw.max(where=finite, initial=0)),
-        "count": raw.size,
-        "limited": int(((raw != limited) & finite).sum()),
-        "nonfinite": int((~finite).sum()),
-        "kept": kept / total if total else 1.0,
-    }
-    return summary, diverged

@@ -6,15 +6,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
+from numpy.typing import NDArray
 
 from alrc.lab.report.across import average_ranks, performance_profile, ranks, typical
-from alrc.lab.report.comparing import Compared
+from alrc.lab.report.comparing import LARGEST_SHARE, Compared
 from alrc.lab.report.drawing import INK, fit_height, image, legend, panel, plain_numbers
 from alrc.lab.report.markup import Image, Table, code
 from alrc.lab.report.results import Study
 
-__all__ = ["forest", "profile", "rank_table"]
+__all__ = ["forest", "profile", "rank_table", "unranked"]
 
+NAMED = 12  # settings that are told one by one
 COLOUR = {"better": "#009E73", "worse": "#D55E00", "diverged": "#CC79A7"}
 
 
@@ -26,19 +29,20 @@ def forest(study: Study, comparisons: Sequence[Compared], index: int) -> Image:
     # Shares and differences can't be on one axis; where any is told as a difference, all are.
     shown = absolute or list(comparisons)
     unit = (metric.unit or "its own unit") if absolute else "%"
-    factor = 1 if absolute else 100
+    factor, most = (1, math.inf) if absolute else (100, 100 * LARGEST_SHARE)
     with panel(label, height=1.2 + 0.36 * len(comparisons)) as (figure, axes):
         axes.axvline(0, color=INK, linewidth=1)
         for row, c in enumerate(comparisons):
             colour = COLOUR.get(c.cell.kind, "#0072B2")
             if c in shown and c.result.seeds:
                 dots = factor * np.array(c.result.relative)
-                axes.plot(
-                    dots, np.full(len(dots), row + 0.18), "o", color=colour, ms=3.5, alpha=0.6
-                )
-                axes.plot(factor * c.result.change, row - 0.12, "D", color=colour, ms=5)
+                mean = factor * np.array([c.result.change])
+                _points(axes, dots, row + 0.18, most, marker="o", color=colour, ms=3.5, alpha=0.6)
+                _points(axes, mean, row - 0.12, most, marker="D", color=colour, ms=5)
                 if c.result.interval is not None:
-                    axes.plot(factor * np.array(c.result.interval), [row - 0.12] * 2, color=colour)
+                    ends = factor * np.array(c.result.interval)
+                    axes.plot(ends.clip(-most, most), [row - 0.12] * 2, color=colour)
+                    _points(axes, ends[abs(ends) > most], row - 0.12, most, color=colour, ms=5)
         names = [_short(c) + "\n(in %, see the table)" * (c not in shown) for c in comparisons]
         axes.set_yticks(range(len(comparisons)), names)
         axes.set_ylim(len(comparisons) - 0.5, -0.5)
@@ -52,6 +56,20 @@ def forest(study: Study, comparisons: Sequence[Compared], index: int) -> Image:
         plain_numbers(axes.xaxis)
     alt = " ".join(_plain(c) for c in comparisons)
     return image(figure, f"setting{index}-forest", f"{label}. {alt}")
+
+
+def _points(
+    axes: Axes, values: NDArray[np.float64], height: float, most: float, **style: Any
+) -> None:
+    """In a row; an arrow stands for those that are further away than would be told."""
+    for some, own in (
+        (values > most, style | {"marker": ">"}),
+        (values < -most, style | {"marker": "<"}),
+        (abs(values) <= most, style),
+    ):
+        if some.any():
+            shown = values[some].clip(-most, most)
+            axes.plot(shown, np.full(len(shown), height), linestyle="none", **own)
 
 
 def _short(c: Compared) -> str:
@@ -108,6 +126,25 @@ def rank_table(study: Study) -> Table | None:
     ]
     caption = f"Average rank by the primary metric over {len(ranked)} settings; 1 is the best."
     return Table(caption, ["arm", "average rank", "first in"], rows)
+
+
+def unranked(study: Study) -> str:
+    """Which settings have no ranks, and why; "" if all have them."""
+    settings = dict.fromkeys([*study.settings, *(setting for setting, _ in study.lost)])
+    found = []
+    for setting in settings:
+        why = [
+            f"{code(arm)} {study.lost.get((setting, arm), 'was not run')}"
+            for arm in study.arms
+            if (setting, arm) not in study.designs
+        ]
+        if why:
+            label = study.labels.get(setting, setting.task)  # without finished runs it has none
+            found.append(f"{code(label)} ({', '.join(why)})")
+    if not found:
+        return ""
+    more = f", and {len(found) - NAMED:,} more" if len(found) > NAMED else ""
+    return f"Left out, because an arm has no finished runs there: {'; '.join(found[:NAMED])}{more}."
 
 
 def profile(study: Study, styles: Mapping[str, dict[str, Any]]) -> Image | None:

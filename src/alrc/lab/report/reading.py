@@ -4,6 +4,7 @@ Only config.json and result.json are read here; a series is opened, and verified
 needs it. So ten thousand runs can be listed in seconds.
 """
 
+import contextlib
 import itertools
 import json
 import tomllib
@@ -16,7 +17,7 @@ import numpy as np
 from alrc.lab.engine.files import plain
 from alrc.lab.engine.stored import check_config, check_result
 from alrc.lab.report import old_format
-from alrc.lab.report.results import Run, Study, natural
+from alrc.lab.report.results import Run, Setting, Study, natural
 
 __all__ = ["read_study"]
 
@@ -60,12 +61,30 @@ def read_study(folder: Path) -> Study:
     }
     runs.sort(key=lambda run: (*keys[run], run.seed, run.name))
     unfinished = [name for name in others if name not in failed]
+    lost = _designs(root, unfinished, "unfinished") | _designs(root, failed, "failed")
     study = Study(
-        folder, runs, failed, unfinished, declared=declared, others=len(there) - len(names)
+        folder,
+        runs,
+        failed,
+        unfinished,
+        declared=declared,
+        others=len(there) - len(names),
+        lost=lost,
     )
     _check_comparable(study)
     study.primary  # noqa: B018 - refuses one that names several
     return study
+
+
+def _designs(root: Path, names: Sequence[str], what: str) -> dict[tuple[Setting, str], str]:
+    """Setting and arm of runs without a result; they may have broken off before they told them."""
+    found = {}
+    for name in names:
+        with contextlib.suppress(ValueError, OSError, TypeError, KeyError, AttributeError):
+            config = _json(root / name / "config.json")
+            setting = Setting(config["task"], tuple(config["training"].items()))
+            found[setting, str(config["arm"])] = what
+    return found
 
 
 def _sortable(run: Run) -> list[Any]:

@@ -21,7 +21,7 @@ from alrc.lab.report.markup import (
     plural,
     text,
 )
-from alrc.lab.report.overview import forest, profile, rank_table
+from alrc.lab.report.overview import forest, profile, rank_table, unranked
 from alrc.lab.report.page import page
 from alrc.lab.report.reading import read_study
 from alrc.lab.report.results import Run, Setting, Study
@@ -114,18 +114,21 @@ def _forests(
 
 
 def _across(study: Study, curves: Curves) -> Iterator[Block]:
-    if len({setting.task for setting in study.settings}) < 2:
+    if len({setting.task for setting in [*study.settings, *(s for s, _ in study.lost)]}) < 2:
         return
+    left_out = [Paragraph(words)] if (words := unranked(study)) else []
     table, image = rank_table(study), profile(study, curves.styles)
     yield Heading("Across settings")
     if table is None and image is None:
         yield Paragraph("No two settings have finished runs of all arms, so there are no ranks.")
+        yield from left_out
         return
     yield Paragraph(
         "By the median of the primary metric over seeds, in which runs that diverged are the "
         "worst; of settings that have runs of all arms. The profile shows in how many of them an "
         "arm is within a factor of the best one, for metrics whose ratios mean something."
     )
+    yield from left_out
     if table is not None:
         yield table
     if image is not None:

@@ -81,6 +81,13 @@ class Run:
         return words
 
     @property
+    def diverged_step(self) -> int | None:
+        """From which on a loss was not finite; the last one if it diverged otherwise."""
+        if self.diverged is None:
+            return None
+        return int(self.result.get("diverged_step") or self.steps)
+
+    @property
     def steps(self) -> int:
         return int(self.result["steps"])
 
@@ -138,6 +145,8 @@ class Study:
         single: Whether it is a lone run's folder.
         declared: The primary comparison that the study declares.
         others: How many runs beside are not of the study as it was last asked for.
+        lost: Of the designs of failed and unfinished runs, as far as those were told: which of
+            both they are.
     """
 
     folder: Path
@@ -147,6 +156,7 @@ class Study:
     single: bool = False
     declared: Mapping[str, Any] = field(default_factory=dict)
     others: int = 0
+    lost: Mapping[tuple[Setting, str], str] = field(default_factory=dict)
 
     @property
     def total(self) -> int:

@@ -162,12 +162,7 @@ def what_was_run(study: Study) -> Iterator[Block]:
     for word, names in (("Failed", study.failed), ("Unfinished", study.unfinished)):
         if names:
             yield Paragraph(f"{word}: {_listed(names)}.")
-    above = sorted({float(run.config["diverged_above"]) for run in study.runs})
-    limit = " or ".join(f"{a:g}" for a in above)
-    yield Paragraph(
-        "A run diverged if a loss is NaN or infinite at its end, or if the median of a loss over "
-        f"the last tenth of the steps is more than {limit} times that over the first tenth."
-    )
+    yield Paragraph(_what_diverged_means(study))
     if lost:
         shown = [f"{code(run.name)} ({text(run.diverged)})" for run in lost[:NAMED]]
         more = f", and {len(lost) - len(shown):,} more" if len(lost) > len(shown) else ""
@@ -182,6 +177,21 @@ def what_was_run(study: Study) -> Iterator[Block]:
     yield Paragraph(
         f"Made from stored results by alrc {__version__} with {code(f'alrc lab report {name}')}."
     )
+
+
+def _what_diverged_means(study: Study) -> str:
+    above = {run.config["task"]: float(run.config["diverged_above"]) for run in study.runs}
+    limits = sorted({limit for limit in above.values() if math.isfinite(limit)})
+    without = [code(task) for task, limit in above.items() if not math.isfinite(limit)]
+    words = "A run diverged if a loss or a metric is NaN or infinite at its end"
+    if not limits:
+        return f"{words}; no rise of a loss counts as divergence here."
+    times = " or ".join(f"{limit:g}" for limit in limits)
+    words += (
+        ", or if the median of a loss over the last tenth of the steps is more than "
+        f"{times} times that over the first tenth"
+    )
+    return f"{words}; of {', '.join(without)}, no rise counts." if without else f"{words}."
 
 
 def _listed(names: Sequence[str]) -> str:
