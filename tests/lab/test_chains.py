@@ -182,11 +182,13 @@ class Saying(Arm):
 )
 def test_a_step_is_taken_if_all_say_so_and_all_see_it(answers: Any, together: Any) -> None:
     arm = Chain([Saying(each) for each in answers])
-    for number in (1, 2):  # what was said of the last step is forgotten
-        arm.step_ok = number == 1
-        arm.after_backward("late", torch.tensor(3.0), [], torch.optim.SGD([torch.ones(1)]))
+    optimizer = torch.optim.SGD([torch.ones(1)])
+    for expected in (together, True):
+        arm.after_backward("late", torch.tensor(3.0), [], optimizer)
         ok = arm.step_ok
-        assert (ok.tolist() if isinstance(ok, Tensor) else ok) == together
+        assert (ok.tolist() if isinstance(ok, Tensor) else ok) == expected
+        for part in arm.parts:
+            part.answers = [True]  # says nothing, and what it said of the last step is forgotten
     assert [part.seen for part in arm.parts] == [("late", 3.0)] * len(answers)
 
 

@@ -22,6 +22,8 @@ from alrc.lab.engine.naming import Named
 from alrc.lab.engine.series import is_present, read_series
 from alrc.lab.engine.spec import Spec
 from alrc.lab.engine.training import Stopped
+from alrc.lab.report.drawing import blocks
+from alrc.lab.report.reading import read_study
 
 THIRD = [2, 5, 8, 11]  # of 12 steps
 
@@ -86,6 +88,13 @@ def test_they_are_ones_and_all_others_absent(arm: str, members: int, tmp_path: P
         assert np.flatnonzero(is_present(series)).tolist() == THIRD
         assert (series[THIRD] == 1).all()
     assert members == 1 or "arm.skipped.step" not in results["off"]["series"]
+
+
+def test_a_report_draws_their_share(tmp_path: Path) -> None:
+    run_job(tiny.job("run", arm=Named("arm", f"{__file__}:Third")), tmp_path / "runs")
+    (run,) = read_study(tmp_path).runs
+    _, shares = blocks(run, "arm.skipped.step")
+    assert shares.mean() == len(THIRD) / 12
 
 
 def test_what_the_arm_logs_itself_stands(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 from numpy.typing import NDArray
 
+from alrc.lab.engine.steps import SKIPPED
 from alrc.lab.report.markup import Image
 from alrc.lab.report.results import Run
 
@@ -113,11 +114,14 @@ def styles(arms: Sequence[str], baselines: Iterable[str]) -> dict[str, dict[str,
 def blocks(run: Run, name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """A series in at most `BLOCKS` blocks of steps: the middle of each, and the mean in it.
 
-    Steps in which it did not occur, whose rows are NaN, count in no mean.
+    Steps in which it did not occur, whose rows are NaN, count in no mean; but for steps that were
+    skipped, whose mean is their share.
     """
     if (key := ("blocks", name)) not in run.kept:
         rows = run.series(name)
         means = rows.reshape(len(rows), -1).mean(axis=1, dtype=np.float64)
+        if name.startswith(f"arm.{SKIPPED}."):
+            means = np.nan_to_num(means)
         run.kept[key] = block_means(means)
     steps, means = run.kept[key]
     return steps, means
