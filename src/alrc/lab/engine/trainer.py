@@ -77,7 +77,7 @@ class Trainer:
         for name, losses in outcome.losses.items():
             record(f"{name}.raw", losses)
             if (limit := arm.threshold(name)) is not None:
-                record(f"{name}.limit", limit.clone())  # the arm may move it in place
+                record(f"{name}.limit", limit)
             limited[name] = arm.limit(name, losses)  # the one line
             if self.limits_losses:
                 record(f"{name}.limited", limited[name])
