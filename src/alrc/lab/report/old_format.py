@@ -88,8 +88,7 @@ def convert(
 def _arm(old: Mapping[str, Any]) -> str:
     if old["num_stddev"] is None:
         return "off"
-    words = [f"{name}={old[name]:.1f}" for name in ARM[:1]]
-    words += [f"{name}={float(old[name])!r}" for name in ARM[1:] if old[name] is not None]
+    words = [f"{name}={old[name]:g}" for name in ARM if old[name] is not None]
     return " ".join(["original" if old.get("original") else "alrc", *words])
 
 
