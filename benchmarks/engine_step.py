@@ -1,7 +1,10 @@
 """What the lab's engine adds to a training step, against the same step in a plain loop.
 
-Both train the same network on the same batches with ALRC, in turns; the losses have to be the
-same, bit for bit. ``python benchmarks/engine_step.py``
+Both train the same networks on the same batches with ALRC, in turns; the losses have to be the
+same, bit for bit. A second plain loop shows what is chance.
+
+Run: python benchmarks/engine_step.py "supersampling width=16"
+     python benchmarks/engine_step.py examples/lab/heavy.py:Heavy
 """
 
 import argparse
@@ -9,11 +12,11 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
 
-from alrc.lab.api import Training
+from alrc.lab.api import Outcome, Training
 from alrc.lab.engine.naming import Named
 from alrc.lab.engine.series import Series
 from alrc.lab.engine.spec import Spec, task_of
@@ -25,57 +28,54 @@ ROUNDS, STEPS = 21, 40
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--width", type=int, default=8, help="of the supersampling network")
-    width = parser.parse_args().width
+    parser.add_argument("task", nargs="?", default="supersampling width=16")
+    task = Named.parse("task", parser.parse_args().task, Path.cwd())
     torch.set_num_threads(1)
-    task = Named("task", "supersampling", (("width", width),))
-    spec = Spec(task, Named("arm", "alrc"), Training(100_000, learning_rate=1e-3), 0)
+    defaults = {**task_of(task).defaults, "steps": ROUNDS * STEPS}
+    spec = Spec(task, Named("arm", "alrc"), Training(**defaults), 0)
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(spec, Series(Path(folder)))
-        batches = task_of(task).batches(0, 1, 0)
-        network = task_of(task).build(0)["network"]
-        optimizer = spec.training.make_optimizer(network.parameters())
-        plain = Plain(network, optimizer)
-        times: dict[str, list[float]] = {"engine": [], "plain loop": []}
-        ways = [("engine", trainer.advance), ("plain loop", plain.advance)]
-        for _ in range(ROUNDS):
+        plain, control = Plain(spec), Plain(spec)
+        batches = trainer.batches()
+        ways = {"engine": trainer.advance, "plain": plain.advance, "control": control.advance}
+        times: dict[str, list[float]] = {name: [] for name in ways}
+        for number in range(ROUNDS):
             some = [next(batches) for _ in range(STEPS)]
-            ways.reverse()
-            for name, advance in ways:
+            order = list(ways)[number % 3 :] + list(ways)[: number % 3]
+            for name in order:
                 start = time.process_time()
                 for batch in some:
-                    advance(batch)
+                    ways[name](batch)
                 times[name].append((time.process_time() - start) / STEPS)
-            recorded = torch.stack(trainer.series.files["loss.raw"].waiting[-STEPS:])
-            assert torch.equal(recorded, torch.stack(plain.losses[-STEPS:]))
+        recorded = torch.stack(trainer.series.files["loss.raw"].waiting)
+        assert torch.equal(recorded, torch.stack(plain.losses))
         start = time.process_time()
         trainer.series.commit(trainer.step)
         commit = (time.process_time() - start) / trainer.step
-    loop = statistics.median(times["plain loop"])
-    pairs = zip(times["engine"], times["plain loop"], strict=True)
-    more = statistics.median(engine - plain for engine, plain in pairs) + commit
-    print(f"plain loop {1e3 * loop:.3f} ms a step, the engine {1e6 * more:.0f} us more: ", end="")
-    print(
-        f"{more / loop:.1%}, and {more / 5e-3:.1%} of a step of 5 ms; {1e6 * commit:.0f} us of it"
-    )
-    print("bring the series to the disk")
+    loop = statistics.median(times["plain"])
+    print(f"plain loop {1e3 * loop:.3f} ms a step; microseconds more, and share of 5 ms:")
+    for name, add in (("engine", commit), ("control", 0.0)):
+        pairs = zip(times[name], times["plain"], strict=True)
+        more = statistics.median(one - other for one, other in pairs) + add
+        print(f"{name:8} {1e6 * more:+5.0f} {more / 5e-3:+.1%}")
 
 
 class Plain:
     """The same without an engine, keeping each loss as the paper's code does."""
 
-    def __init__(self, network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        self.network, self.optimizer = network, optimizer
+    def __init__(self, spec: Spec) -> None:
+        self.task = task_of(spec.task)
+        self.networks = self.task.build(spec.seed)
+        (self.optimizer,) = self.task.optimizers(self.networks, spec.training).values()
         self.alrc, self.losses = ALRC(), list[torch.Tensor]()
 
-    def advance(self, batch: tuple[torch.Tensor, torch.Tensor]) -> None:
-        inputs, targets = batch
-        errors = 25 * (self.network(inputs) - targets).pow(4).flatten(1).mean(1)
-        losses = torch.where(errors < 50, errors, errors.clamp(min=50).sqrt())
-        self.losses.append(losses.detach())
-        losses = self.alrc(losses)
+    def advance(self, batch: Any) -> None:
+        outcome = self.task.step(self.networks, batch)
+        losses = outcome.losses if isinstance(outcome, Outcome) else outcome
+        self.losses.append(losses["loss"].detach())
+        loss = self.alrc(losses["loss"]).mean()
         self.optimizer.zero_grad()
-        losses.mean().backward()
+        loss.backward()
         self.optimizer.step()
 
 

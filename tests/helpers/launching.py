@@ -5,10 +5,13 @@
 """
 
 import os
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -69,3 +72,15 @@ def launch(launcher: str, script: str, folder: Path, beside: str = "") -> None:
     (folder / "script.py").write_text(script)
     options = {"launcher": launcher, "beside": beside, "HF_HOME": str(folder)}
     succeed("script.py", folder, cwd=folder, **options)
+
+
+@contextmanager
+def process_group(command: Sequence[str], **pipes: Any) -> Iterator[subprocess.Popen[str]]:
+    """A program in a process group of its own, of which nothing is left over."""
+    process = subprocess.Popen(command, text=True, start_new_session=True, **pipes)
+    try:
+        yield process
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()

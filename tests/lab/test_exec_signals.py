@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import mishaps
@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from launching import process_group
 from mishaps import Here, Signalled, assert_as_if_alone, planted, run
 
 from alrc.lab.engine.jobs import Job
@@ -189,13 +190,8 @@ def held(out: Path, names: str = "abc", finished: int = 0) -> Iterator[subproces
     (out / "gate").write_text(str(finished))
     for marker in out.glob("gate.*"):
         marker.unlink()
-    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    try:
+    with process_group(words, stderr=subprocess.PIPE) as process:
         yield process
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
 
 
 def wait_until(state: Callable[[], object], process: subprocess.Popen[str]) -> None:

@@ -7,11 +7,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
 import pytest
+from launching import process_group
 
 from alrc.lab.engine.grid import Grid
 from alrc.lab.engine.jobs import Job, run_job
@@ -21,20 +21,12 @@ CHANGES = {"seeds": [0, 1], "training.steps": 300, "task.power": [4]}
 ARMS = {"off", "alrc", "clip-grad-norm", "zscore.py:ZScore"}
 
 
-@contextmanager
-def study(out: Path, *more: str) -> Iterator[subprocess.Popen[str]]:
-    """The command in a process group of its own, of which nothing is left over."""
+def study(out: Path, *more: str) -> AbstractContextManager[subprocess.Popen[str]]:
+    """The command, of whose processes nothing is left over."""
     changes = [f"--set={key}={json.dumps(value)}" for key, value in CHANGES.items()]
     arguments = ["lab", "study", str(EXAMPLES / "heavy.toml"), "--out", str(out), *changes, *more]
     command = [sys.executable, "-c", "from alrc.cli import main; main()", *arguments]
-    pipe = subprocess.PIPE
-    process = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
-    try:
-        yield process
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+    return process_group(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="SIGKILL is of POSIX")

@@ -26,7 +26,7 @@ from typing import Any
 
 from alrc.lab.engine.naming import Kind, Named
 
-__all__ = ["read_file"]
+__all__ = ["flat", "read_file"]
 
 KEYS = ("task", "tasks", "arms", "seeds", "primary", "ensembles", "set", "cross", "zip")
 PARTS = ("task", "arm", "training")
@@ -147,15 +147,13 @@ class _Reader:
                 f"of the setting where there are several; got {given!r}"
             )
         arm = Named.parse("arm", given["arm"], self.folder).spelled
-        return {**_flat(given), "arm": arm}
+        return {**flat(given), "arm": arm}
 
 
-def _flat(table: Mapping[str, Any], name: str = "") -> dict[str, Any]:
-    """Nested tables with dotted keys."""
-    flat: dict[str, Any] = {}
+def flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted keys; TOML makes tables of those that are not in quotes."""
+    found: dict[str, Any] = {}
     for key, value in table.items():
-        inner = (
-            _flat(value, f"{name}{key}.") if isinstance(value, dict) else {f"{name}{key}": value}
-        )
-        flat.update(inner)
-    return flat
+        is_table = isinstance(value, Mapping)
+        found |= flat(value, f"{prefix}{key}.") if is_table else {f"{prefix}{key}": value}
+    return found

@@ -16,6 +16,7 @@ import numpy as np
 
 from alrc.lab.engine.files import plain
 from alrc.lab.engine.stored import check_config, check_result
+from alrc.lab.engine.study_file import flat
 from alrc.lab.report import old_format
 from alrc.lab.report.results import Run, Setting, Study, natural
 
@@ -112,22 +113,13 @@ def _asked(folder: Path) -> tuple[Mapping[str, Any], Container[str] | None]:
         try:
             record = loads(file.read_text(encoding="utf-8"))
             primary, runs = record.get("primary") or {}, record.get("runs")
-            return dict(_flat(plain(primary, "primary"))), None if runs is None else set(runs)
+            return flat(plain(primary, "primary")), None if runs is None else set(runs)
         except (ValueError, AttributeError, TypeError) as fault:
             raise ValueError(
                 f"{file} must say what was asked of the study, with primary, if at all, as a "
                 f"table; but: {fault}. Mend it, or remove it: runs are reported without."
             ) from None
     return {}, None
-
-
-def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys; TOML makes tables of those that are not in quotes."""
-    for key, value in table.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _read(path: Path) -> Run:
