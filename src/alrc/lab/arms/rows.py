@@ -1,0 +1,103 @@
+"""Arms that are written once, for any number of runs beside each other: one in a run alone.
+
+All that their methods see has a first axis of runs, and what is done to one run does not depend on
+the others. A run alone is a row of its own.
+"""
+
+import copy
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from alrc.lab.api import Arm
+
+__all__ = ["GradientArm", "LossArm", "RowsArm", "column", "norms"]
+
+
+class RowsArm(Arm):
+    """What both kinds share. A class that derives from one says ``stacked = RowsArm.rows``."""
+
+    runs: int | None = None  # None is a run alone, whose losses have no axis of runs
+
+    def start(self, runs: int, device: torch.device) -> None:
+        """Makes the state with which so many runs begin: each tensor has a first axis of them."""
+
+    def numbers(self) -> Mapping[str, Tensor]:
+        """Numbers of the last phase for the report, each of shape ``(runs,)``."""
+        return {}
+
+    def begin(self, device: torch.device) -> None:
+        self.start(self.runs or 1, device)
+
+    def logged(self) -> Mapping[str, Tensor]:
+        return {name: x if self.runs else x[0] for name, x in self.numbers().items()}
+
+    def rows(self, members: int) -> Arm:
+        """The same arm for so many runs."""
+        arm = copy.copy(self)
+        arm.runs = members
+        return arm
+
+
+class LossArm(RowsArm):
+    """Changes losses."""
+
+    def change(self, name: str, losses: Tensor) -> Tensor:
+        """The losses to train with, of the same shape: ``(runs, ...)``."""
+        raise NotImplementedError
+
+    def limit(self, name: str, losses: Tensor) -> Tensor:
+        return self.change(name, losses) if self.runs else self.change(name, losses[None])[0]
+
+
+class GradientArm(RowsArm):
+    """Changes gradients, or says which runs may take a step."""
+
+    def change(
+        self,
+        loss: Tensor,
+        gradients: Sequence[Tensor],
+        values: Sequence[Tensor],
+        optimizer: Optimizer,
+    ) -> Tensor | None:
+        """Changes gradients in place.
+
+        Args:
+            loss: What each run minimises, ``(runs,)``.
+            gradients: Of each parameter, ``(runs, ...)``.
+            values: The parameters, in the same order.
+            optimizer: Takes its step afterwards, unless the result says no.
+
+        Returns:
+            Which runs may take the step, ``(runs,)``; None if all may.
+        """
+        raise NotImplementedError
+
+    def after_backward(
+        self, phase: str, loss: Tensor, parameters: Sequence[nn.Parameter], optimizer: Optimizer
+    ) -> None:
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        values = [p.detach() for p in parameters if p.grad is not None]
+        if self.runs is None:
+            loss, gradients, values = (
+                loss[None],
+                [g[None] for g in gradients],
+                [v[None] for v in values],
+            )
+        with torch.no_grad():
+            ok = self.change(loss, gradients, values, optimizer)
+        if ok is not None:
+            self.step_ok = ok if self.runs else bool(ok[0])
+
+
+def column(numbers: Tensor, like: Tensor) -> Tensor:
+    """One number for each run, shaped to meet a tensor ``(runs, ...)``."""
+    return numbers.view(-1, *[1] * (like.dim() - 1))
+
+
+def norms(gradients: Sequence[Tensor]) -> Tensor:
+    """The norm of the whole gradient of each run, ``(runs,)``."""
+    whole: Tensor = torch.stack([g.flatten(1).norm(dim=1) for g in gradients]).norm(dim=0)
+    return whole
