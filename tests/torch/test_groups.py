@@ -201,7 +201,7 @@ def test_the_state_of_another_number_of_groups_is_refused_in_words_and_not_taken
 
 def test_a_module_with_groups_shows_them() -> None:
     assert repr(ALRC(num_groups=5, num_stddev_below=2.0)) == (
-        "ALRC(num_stddev=3, decay=0.999, warmup=10, num_stddev_below=2, num_groups=5, "
+        "ALRC(num_stddev=3, decay=0.999, warmup=10, recency=1, num_stddev_below=2, num_groups=5, "
         "center='zero')"
     )
     assert ALRC(num_groups=5).mu1.shape == ALRC(num_groups=5).threshold.shape == (5,)
