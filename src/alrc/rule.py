@@ -274,7 +274,7 @@ def advance(xp: Module, moments: Moments, summary: Summary, settings: Settings) 
         one = xp.ones_like(mean)
         length = num_updates
         if settings.recency != 1:  # else it stays a whole number, which is exact beyond 2**24
-            length = xp.divide(length, settings.recency * one)
+            length = xp.divide(length, one) * (1.0 / settings.recency)
         average = xp.divide(one, length + 1)
         share = xp.where(average > share, average, share * one)
     step = share * shift

@@ -18,9 +18,10 @@ def numbers(moments: Moments) -> list[float]:
 
 
 @pytest.mark.parametrize("rest", [optax.sgd(0.02), optax.adam(0.05)], ids=["sgd", "adam"])
-def test_scaling_updates_equals_clipping_the_loss(rest) -> None:
-    settings = Settings(**OPTIONS)
-    scaling = optax.chain(scale_by_alrc(**OPTIONS), rest)
+@pytest.mark.parametrize("recency", [1.0, 2.0, 4.0, 10.0])
+def test_scaling_updates_equals_clipping_the_loss(rest, recency) -> None:
+    settings = Settings(**OPTIONS, recency=recency)
+    scaling = optax.chain(scale_by_alrc(**OPTIONS, recency=recency), rest)
     traces = []
 
     def clipped_loss(w, moments, x, y):

@@ -52,6 +52,7 @@ def test_agrees_on_losses_of_either_sign(row: str, center: str, recency: float) 
 @pytest.mark.parametrize("row", ROWS)
 @pytest.mark.parametrize("batch_size", [1, 3])
 @each_recency
+@pytest.mark.thin("recency", 1.0)
 def test_agrees_without_masks_for_any_batch_size(row: str, batch_size: int, recency: float) -> None:
     batches = stream(seed=1, calls=200, batch_size=batch_size, masked=False)
     assert_agrees(ROWS[row], batches, num_stddev=2.0, decay=0.95, recency=recency)
@@ -63,6 +64,7 @@ def test_agrees_without_masks_for_any_batch_size(row: str, batch_size: int, rece
 @pytest.mark.thin("scale", 1e-6, 1e6)
 @pytest.mark.thin("spread", 1e-4, 10.0)
 @each_recency
+@pytest.mark.thin("recency", 1.0)
 def test_agrees_for_any_scale_and_spread(
     row: str, scale: float, spread: float, recency: float
 ) -> None:
