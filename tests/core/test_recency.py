@@ -83,3 +83,11 @@ def test_moments_are_the_same_whatever_pytorchs_default_dtype(dtype) -> None:
             torch.set_default_dtype(torch.float32)
         states.append(moments.to_dict())
     assert states[0] == states[1]
+
+
+def test_a_state_saved_with_another_recency_goes_on_with_the_share_of_this_one() -> None:
+    saved = {"mean": 0.0, "variance": 0.0, "num_updates": 12}
+    for recency, mean in ((1.0, 1 / 13), (4.0, 4 / 16), (12.0, 1 / 2)):
+        settings = Settings(recency=recency)
+        _, moments = clip(torch.ones(1), init(settings, saved=saved), settings)
+        assert moments.mean.item() == pytest.approx(mean, rel=1e-6)
