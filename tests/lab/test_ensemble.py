@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
-from stackable import spec
+from stackable import RIVALS, spec
 
 from alrc.lab.engine.batched import Ensemble
 from alrc.lab.engine.jobs import Job, plan, run_job
@@ -33,17 +33,6 @@ CHAINS = [
     "alrc num_stddev=1.0 + clip-grad-norm max_norm=0.5",
     "Skipping + clip-grad-norm max_norm=0.5 + original num_stddev=0.1",
     "Wary + alrc num_stddev=1.0 + Skipping",
-]
-RIVALS = [
-    "clip-grad-value clip_value=0.1",
-    "agc",
-    "autoclip window=20",
-    "zclip warmup=5 max_norm=1.0",
-    "adagc warmup=5",
-    "skip-step window=20 num_stddev=2.0",
-    "metaseq",
-    "stable-adamw",
-    "autoclip + metaseq",
 ]
 Results = dict[str, dict[str, Any]]
 

@@ -36,7 +36,7 @@ from alrc.lab.arms.skip_step import SkipStep
 from alrc.lab.arms.stable_adamw import StableAdamW
 from alrc.lab.arms.zclip import ZClip
 
-RUNS = 3
+RUNS = 2
 
 
 class Oracle(Protocol):
@@ -65,14 +65,17 @@ def initial() -> list[Array]:
     return [rng.standard_normal((RUNS, *shape)) * rng.choice([1, 1e-4]) for shape in SHAPES]
 
 
-def training(steps: int = 240) -> Iterator[tuple[Array, list[Array]]]:
+def training(steps: int = 200) -> Iterator[tuple[Array, list[Array]]]:
     """Losses and gradients, with sizes of many orders and outliers, other ones in each run."""
     rng = np.random.default_rng(3)
     for step in range(steps):
         size = np.exp(0.3 * rng.standard_normal(RUNS)) * 10 ** rng.uniform(-3, 0)
-        size *= np.where(rng.random(RUNS) < 0.05, 300, 1) * (1e-4 if step < 3 else 1)
+        is_outlier = (rng.random(RUNS) < 0.05) & (step > 70)
+        size *= np.where(is_outlier, 10 ** rng.uniform(1, 5), 1) * (1e-4 if step < 3 else 1)
         losses = 1 + rng.random(RUNS) * 10 ** rng.uniform(-1, 0)
-        losses *= np.where(rng.random(RUNS) < 0.05, 30, 1)
+        losses *= np.where((rng.random(RUNS) < 0.05) & (step > 70), 30, 1)
+        if step in (62, 63):  # the last step that skip-step takes in any case, and the first other
+            losses[step - 62] *= 30
         each = [np.exp(0.3 * rng.standard_normal(RUNS)) for _ in SHAPES]
         yield (
             losses,
@@ -125,7 +128,7 @@ def compare(arm: Arm, oracle: Callable[[], Oracle], kind: str, together: bool) -
 @pytest.mark.parametrize("name", CASES)
 def test_each_follows_its_formula_alone_and_in_an_ensemble(name: str, together: bool) -> None:
     changed, shortened = compare(*CASES[name], together)
-    assert changed > 30 or shortened > 10  # else it had nothing to do
+    assert changed > 30 or shortened > 5  # else it had nothing to do
 
 
 FAULTS = [
@@ -164,7 +167,7 @@ FAULTS = [
     ("metaseq", "(self.span + 1)", "self.span"),
     ("metaseq", "ratio > 1", "ratio > 2"),
     ("metaseq", "ratio = loss / mean", "ratio = loss / (0.8 * mean + 0.2 * loss)"),
-    ("metaseq", "else self.mean", "else loss"),
+    ("metaseq", "mean + 2 /", "self.mean + 2 /"),
     ("metaseq-adamw", "ratio**-self.power", "ratio**-1"),
     ("stable-adamw", "1 - beta2**self.calls", "1 - beta2"),
     ("stable-adamw", "eps**2", "eps"),
@@ -200,13 +203,13 @@ def faulty(arm: Arm, right: str, wrong: str, monkeypatch: pytest.MonkeyPatch) ->
 def test_what_goes_on_from_a_checkpoint_is_bit_for_bit_the_same(name: str, together: bool) -> None:
     arm, _, kind = CASES[name]
     whole, first, second = (Driven(arm, kind, initial(), together) for _ in range(3))
-    for step, (losses, gradients) in enumerate(training(150)):
-        if step == 110:
+    for step, (losses, gradients) in enumerate(training(115)):
+        if step == 80:
             file = io.BytesIO()
             torch.save(first.state_dict(), file)
             file.seek(0)
             second.load_state_dict(torch.load(file))  # tensors, numbers, lists and dicts alone
-        parts = first if step < 110 else second
+        parts = first if step < 80 else second
         assert whole.step(losses, gradients) == parts.step(losses, gradients)
         for mine, theirs in zip(
             whole.gradients + whole.values, parts.gradients + parts.values, strict=True
@@ -237,7 +240,7 @@ def test_after_nan_and_infinity_it_is_as_at_the_source(name: str, broken: float)
         assert np.isfinite(others).all()
         np.testing.assert_equal(gradients[1][2], np.nan if nan else 0.3)
     elif kind in ("skip", "metaseq"):
-        assert taken[-1] == [False, True, True]
+        assert taken[-1] == [False, True]
         assert all(v[0].isfinite().all() for v in driven.values)
     else:
         assert np.isfinite(others).all() == (name[:8] != "autoclip" or not nan)
@@ -252,14 +255,14 @@ def test_after_nan_and_infinity_it_is_as_at_the_source(name: str, broken: float)
 
 def test_a_skipping_arm_skips_on_while_it_remembers_nan() -> None:
     _, taken = after("skip-step", np.nan, 120 + 130)
-    skipped = [not ok for ok, _, _ in taken[120:]]
+    skipped = [not ok for ok, _ in taken[120:]]
     assert skipped[:129] == [True] * 129
     assert not skipped[129]
 
 
 def test_metaseq_forgets_what_it_skipped() -> None:
     driven, taken = after("metaseq", np.nan)
-    assert [ok for ok, _, _ in taken].count(False) == 1
+    assert [ok for ok, _ in taken].count(False) == 1
     assert np.isfinite(driven.state("mean", 0))
 
 
@@ -275,8 +278,8 @@ def test_stable_adamw_refuses_what_is_no_adamw(optimizer: Any, given: str) -> No
     parameter.grad = torch.ones(2)
     arm = StableAdamW()
     arm.begin(torch.device("cpu"))
+    made = optimizer([parameter], lr=0.1, weight_decay=0.1)
     with pytest.raises(ValueError, match="StableAdamW") as refused:
-        made = optimizer([parameter], lr=0.1, weight_decay=0.1)
         arm.after_backward("step", torch.tensor(1.0), [parameter], made)
     assert str(refused.value) == (
         "StableAdamW: the optimizer must be AdamW, or Adam without weight decay, because it is "

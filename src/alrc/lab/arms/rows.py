@@ -6,10 +6,12 @@ the others. A run alone is a row of its own.
 
 import copy
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
 
 from alrc.lab.api import Arm
 
@@ -55,7 +57,7 @@ class LossArm(RowsArm):
 class GradientArm(RowsArm):
     """Changes gradients, or says which runs may take a step, or how much of it."""
 
-    shared_steps: int = 0  # how often share_step was called
+    hook: RemovableHandle | None = None  # what share_step left with the optimizer
 
     def change(
         self,
@@ -106,18 +108,21 @@ class GradientArm(RowsArm):
             values: The parameters.
             optimizer: Takes the step.
         """
-        self.shared_steps += 1
+        if self.hook is not None:
+            self.hook.remove()  # that of the last step, whether it was taken or skipped
+            self.hook = None
         if all(bool((share == 1).all()) for share in shares):
             return
-        number, before = self.shared_steps, [value.clone() for value in values]
+        before = [value.clone() for value in values]
 
         def go_back(*_: object) -> None:
-            hook.remove()
-            if number == self.shared_steps:  # else it is a later step: this one was skipped
-                for value, start, share in zip(values, before, shares, strict=True):
-                    value.copy_(torch.lerp(start, value, column(share, value)))
+            for value, start, share in zip(values, before, shares, strict=True):
+                value.copy_(torch.lerp(start, value, column(share, value)))
 
-        hook = optimizer.register_step_post_hook(go_back)
+        self.hook = optimizer.register_step_post_hook(go_back)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {name: x for name, x in super().state_dict().items() if name != "hook"}
 
 
 def column(numbers: Tensor, like: Tensor) -> Tensor:
