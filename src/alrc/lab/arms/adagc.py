@@ -31,7 +31,7 @@ class AdaGC(GradientArm):
 
     References:
         G. Wang et al., "AdaGC: enhancing LLM pretraining stability via adaptive gradient
-        clipping", 2025, https://arxiv.org/abs/2502.11034, algorithm 1.
+        clipping", 2025, https://arxiv.org/abs/2502.11034.
     """
 
     ratio: Annotated[float, Gt(0), "Largest norm, in usual norms of the parameter."] = 1.05

@@ -28,7 +28,7 @@ class AGC(GradientArm):
 
     References:
         A. Brock et al., "High-performance large-scale image recognition without normalization",
-        ICML 2021, https://arxiv.org/abs/2102.06171, equation 3.
+        ICML 2021, https://arxiv.org/abs/2102.06171.
     """
 
     clipping: Annotated[float, Gt(0), "Largest norm of a gradient, in norms of its weights."] = 0.01

@@ -27,7 +27,7 @@ class AutoClip(GradientArm):
 
     References:
         P. Seetharaman et al., "AutoClip: adaptive gradient clipping for source separation
-        networks", MLSP 2020, https://doi.org/10.1109/MLSP49062.2020.9231926.
+        networks", MLSP 2020, https://arxiv.org/abs/2007.14469.
     """
 
     percentile: Annotated[float, Ge(0), Le(100), "Of the norms, in percent."] = 10.0

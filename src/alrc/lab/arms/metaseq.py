@@ -24,7 +24,7 @@ class Metaseq(GradientArm):
     As ``metaseq/trainer.py`` of facebookresearch/metaseq since its pull requests 546 and 547,
     after the training of OPT: there, losses above ``ewm_ratio_to_skip_batch`` times the mean may be
     kept out of it, which is no rule of steps any more; here all losses are in. Where the gradient
-    is NaN or infinite, metaseq skips the step with fp16, as this arm does, and ends else.
+    is NaN or infinite, metaseq skips the step with fp16, as this arm does, and ends otherwise.
 
     References:
         S. Zhang et al., "OPT: open pre-trained transformer language models", 2022,

@@ -27,9 +27,6 @@ class SkipStep(GradientArm):
     As ``src/olmo_core/optim/skip_step_optimizer.py`` of allenai/OLMo-core; a version of that file
     compares |x - mean|, and so skips steps that are far below, too. Where a loss or norm is NaN or
     infinite, the step is skipped, and so are all that are compared with it.
-
-    References:
-        Team OLMo, "2 OLMo 2 furious", 2024, https://arxiv.org/abs/2501.00656.
     """
 
     window: Annotated[int, Ge(LEAST), "Steps before that it is compared with."] = 128

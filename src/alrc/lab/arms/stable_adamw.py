@@ -20,8 +20,8 @@ class StableAdamW(GradientArm):
     its correction for their start. Learning rate, betas, eps and weight decay are the optimizer's;
     Adam without weight decay is AdamW too.
 
-    As algorithm 2 of the paper, where the decay of the weights is divided with all the rest; it is
-    not in the authors' code (https://gist.github.com/mitchellnw/d42e22a0b9ec02ceaf4f7b4457f51423).
+    The decay of the weights is divided too, as a part of the step; in the authors' code,
+    https://gist.github.com/mitchellnw/d42e22a0b9ec02ceaf4f7b4457f51423, it is not.
     A gradient that is NaN or infinite makes parameters NaN, as with AdamW.
 
     References:
