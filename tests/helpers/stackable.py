@@ -18,6 +18,17 @@ from alrc.lab.engine.naming import Named
 from alrc.lab.engine.spec import Spec
 
 ERROR = Metric("error")
+RIVALS = [
+    "clip-grad-value clip_value=0.1",
+    "agc",
+    "autoclip window=20",
+    "zclip warmup=5 max_norm=1.0",
+    "adagc warmup=5",
+    "skip-step window=20 num_stddev=2.0",
+    "metaseq",
+    "stable-adamw",
+    "autoclip + metaseq",
+]
 
 
 @dataclass(frozen=True)

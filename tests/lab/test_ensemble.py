@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
-from stackable import spec
+from stackable import RIVALS, spec
 
 from alrc.lab.engine.batched import Ensemble
 from alrc.lab.engine.jobs import Job, plan, run_job
@@ -91,6 +91,8 @@ SETTINGS = [
     ("Dense width=8 decaying=true", [ARMS[0], ARMS[1], *ARMS[-2:]], [3], SGD),
     ("Dense width=8", CHAINS, [3, 5], {}),
     ("Convolutional", ARMS[1:], [4], {"optimizer": "adamw", "weight_decay": 0.1}),
+    ("Convolutional", RIVALS, [4], {"optimizer": "adamw", "weight_decay": 0.1}),
+    ("Dense width=8 decaying=true", [a for a in RIVALS if a != "stable-adamw"], [3], SGD),
 ]
 
 
@@ -180,8 +182,9 @@ def crash_after(steps: int) -> Callable[[], bool]:
 
 @pytest.mark.parametrize("task", ["Dense width=8 decaying=true", "Convolutional"])
 def test_a_resumed_ensemble_is_bit_for_bit_the_uninterrupted_one(task: str, tmp_path: Path) -> None:
-    specs = runs(task, ARMS + CHAINS, [0, 1], steps=30, evaluate_every=7)
-    often = runs(task, ARMS + CHAINS, [0, 1], steps=30, evaluate_every=7, checkpoint_seconds=0.0)
+    arms = ARMS + CHAINS + RIVALS
+    specs = runs(task, arms, [0, 1], steps=30, evaluate_every=7)
+    often = runs(task, arms, [0, 1], steps=30, evaluate_every=7, checkpoint_seconds=0.0)
     whole = run_job(Job(specs), tmp_path / "whole" / "runs")
     folder, parts = tmp_path / "parts", tmp_path / "parts" / "runs"
     backwards = Job(dict(reversed(specs.items())))  # the order does not matter

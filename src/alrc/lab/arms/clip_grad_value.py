@@ -15,7 +15,10 @@ __all__ = ["ClipGradValue"]
 
 @dataclass
 class ClipGradValue(GradientArm):
-    """Holds each number of the gradient in a range, as ``torch.nn.utils.clip_grad_value_`` does."""
+    """Holds each number of the gradient in a range: g <- min(max(g, -clip_value), clip_value).
+
+    As ``torch.nn.utils.clip_grad_value_``: infinite ones are limited, and NaN stays.
+    """
 
     clip_value: Annotated[float, Gt(0), "Largest size of a number of the gradient."] = 1.0
 

@@ -6,14 +6,16 @@ the others. A run alone is a row of its own.
 
 import copy
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
 
 from alrc.lab.api import Arm
 
-__all__ = ["GradientArm", "LossArm", "RowsArm", "column", "norms"]
+__all__ = ["GradientArm", "LossArm", "RowsArm", "column", "each_norm", "norms", "scale"]
 
 
 class RowsArm(Arm):
@@ -53,7 +55,9 @@ class LossArm(RowsArm):
 
 
 class GradientArm(RowsArm):
-    """Changes gradients, or says which runs may take a step."""
+    """Changes gradients, or says which runs may take a step, or how much of it."""
+
+    hook: RemovableHandle | None = None  # what share_step left with the optimizer
 
     def change(
         self,
@@ -91,13 +95,53 @@ class GradientArm(RowsArm):
         if ok is not None:
             self.step_ok = ok if self.runs else bool(ok[0])
 
+    def share_step(
+        self, shares: Sequence[Tensor], values: Sequence[Tensor], optimizer: Optimizer
+    ) -> None:
+        """Lets the step that follows go only a share of its way.
+
+        With Adam, AdamW and SGD it is the step with that share of the learning rate. The learning
+        rate itself stays: it belongs to a schedule, and to the other runs of an ensemble.
+
+        Args:
+            shares: For each parameter, that of each run, ``(runs,)``.
+            values: The parameters.
+            optimizer: Takes the step.
+        """
+        if self.hook is not None:
+            self.hook.remove()  # that of the last step, whether it was taken or skipped
+            self.hook = None
+        if all(bool((share == 1).all()) for share in shares):
+            return
+        before = [value.clone() for value in values]
+
+        def go_back(*_: object) -> None:
+            for value, start, share in zip(values, before, shares, strict=True):
+                value.copy_(torch.lerp(start, value, column(share, value)))
+
+        self.hook = optimizer.register_step_post_hook(go_back)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {name: x for name, x in super().state_dict().items() if name != "hook"}
+
 
 def column(numbers: Tensor, like: Tensor) -> Tensor:
     """One number for each run, shaped to meet a tensor ``(runs, ...)``."""
     return numbers.view(-1, *[1] * (like.dim() - 1))
 
 
+def each_norm(gradients: Sequence[Tensor]) -> Tensor:
+    """The norm of the gradient of each parameter, ``(runs, parameters)``."""
+    return torch.stack([g.reshape(len(g), -1).norm(dim=1) for g in gradients], dim=1)
+
+
 def norms(gradients: Sequence[Tensor]) -> Tensor:
     """The norm of the whole gradient of each run, ``(runs,)``."""
-    whole: Tensor = torch.stack([g.flatten(1).norm(dim=1) for g in gradients]).norm(dim=0)
+    whole: Tensor = each_norm(gradients).norm(dim=1)
     return whole
+
+
+def scale(gradients: Sequence[Tensor], shares: Tensor) -> None:
+    """Multiplies gradients by a number for each run, ``(runs,)``, in place."""
+    for gradient in gradients:
+        gradient.mul_(column(shares.to(gradient.dtype), gradient))
