@@ -1,7 +1,7 @@
 """ALRC with the moments of the logarithms of losses."""
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor

@@ -46,7 +46,8 @@ def init(settings: Settings, runs: int, device: torch.device) -> Moments:
 def thresholds(moments: Moments, settings: Settings) -> Tensor:
     """The upper limit of each run's next losses, ``(runs,)``; infinite where there is none."""
     _, above = rule.limits(torch, _about_the_mean(moments), settings)
-    return (moments.mean + above).exp().float()
+    limits: Tensor = (moments.mean + above).exp().float()
+    return limits
 
 
 def clip(losses: Tensor, moments: Moments, settings: Settings) -> tuple[Tensor, Moments]:
@@ -56,9 +57,10 @@ def clip(losses: Tensor, moments: Moments, settings: Settings) -> tuple[Tensor, 
     # Those of losses up to 0 are NaN or infinite, and so neither count nor have a limit.
     logs = raw.double().log() - mean
     step = rule.observe(torch, logs, None, _about_the_mean(moments), settings, rows)
-    value = (step.losses.value + mean).exp()
-    factor = (value / raw).clamp(rule.SMALLEST_FACTOR, rule.LARGEST_FACTOR)
-    limited = Limited(value.to(raw.dtype), factor.to(raw.dtype), step.losses.limited)
+    where, value = step.losses.limited, (step.losses.value + mean).exp()
+    share = torch.where(where, value / raw, 1.0)  # NaN would spread from where it is not used
+    factor = share.clamp(rule.SMALLEST_FACTOR, rule.LARGEST_FACTOR)
+    limited = Limited(value.to(raw.dtype), factor.to(raw.dtype), where)
     clipped = rule.attach(torch, losses, losses, raw, limited, lambda x: x)
     return clipped, rule.advance(torch, moments, step.summary, settings)
 
