@@ -24,7 +24,7 @@ from alrc.lab.arms.alrc_log import AlrcLog
 from alrc.lab.arms.gce import GCE
 from alrc.lab.arms.huber import Huber
 from alrc.lab.arms.loss_dropper import LossDropper
-from alrc.lab.arms.rows import column
+from alrc.lab.arms.rows import column, mean_of_kept
 from alrc.lab.arms.sce import SCE
 from alrc.lab.arms.trim import Trim
 from alrc.lab.engine.jobs import Job, run_job
@@ -107,8 +107,9 @@ class DropWithOwnMoments(AlrcDrop):
     def limit(self, name: str, losses: Tensor) -> Tensor:
         limit = self.threshold(name)
         assert limit is not None
-        kept = super().limit(name, torch.where(losses > limit, math.nan, losses))
-        return torch.where(losses > limit, 0.0, kept)
+        kept = ~(losses > limit)
+        super().limit(name, torch.where(kept, losses, math.nan))
+        return mean_of_kept(losses[None], kept[None])[0]
 
 
 class LogThatCountsZeros(AlrcLog):
