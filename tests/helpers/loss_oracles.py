@@ -120,6 +120,7 @@ def alrc_log(
     decay: float = 0.999,
     warmup: int = 10,
     starts: tuple[float, float] | None = None,
+    recency: float = 1.0,
 ) -> Oracle:
     """The raw moments of limited logarithms, mu_k <- b mu_k + (1 - b) mean(log(loss)**k)."""
     mu1 = mu2 = 0.0
@@ -138,7 +139,7 @@ def alrc_log(
         factors = [y / x if c else 1.0 for x, y, c in zip(losses, values, counts, strict=True)]
         logs = np.log([y for y, c in zip(values, counts, strict=True) if c])
         if logs.size:
-            b = decay if starts is not None else min(decay, count / (count + 1))
+            b = decay if starts is not None else min(decay, count / (count + recency))
             mu1 = b * mu1 + (1 - b) * logs.mean()
             mu2 = b * mu2 + (1 - b) * (logs**2).mean()
             count += 1
