@@ -268,9 +268,14 @@ def advance(xp: Module, moments: Moments, summary: Summary, settings: Settings) 
     total, shift, spread = summary
     share = 1.0 - settings.decay
     if settings.automatic:
-        # The plain average of all losses so far, until that is longer than the decay.
+        # The average of all losses so far, until that is longer than the decay. Call k weighs like
+        # k**(c - 1), c = recency, so that this one's share is c / (t + c), which for t = 0 has to
+        # be 1 to the last bit; for c = 1 that is the plain average.
         one = xp.ones_like(mean)
-        average = xp.divide(one, num_updates + 1)
+        length = num_updates
+        if settings.recency != 1:  # else it stays a whole number, which is exact beyond 2**24
+            length = xp.divide(length, one) * (1.0 / settings.recency)
+        average = xp.divide(one, length + 1)
         share = xp.where(average > share, average, share * one)
     step = share * shift
     new_mean = mean + step

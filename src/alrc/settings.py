@@ -4,12 +4,18 @@ import math
 import operator
 import sys
 import warnings
-from dataclasses import KW_ONLY, dataclass
-from typing import Literal, SupportsFloat, SupportsIndex
+from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, asdict, dataclass, fields
+from typing import Any, Literal, SupportsFloat, SupportsIndex
 
 CENTERS = ("zero", "mean")
 # Moments are kept in float32; starts beyond these, or their squares, would be infinite there.
 _LARGEST_MU1, _LARGEST_MU2 = 2.0**63, 2.0**127
+# Settings were once pickled as a list of these, and not by name.
+_ONCE_PICKLED = (
+    *("num_stddev", "decay", "mu1_start", "mu2_start"),
+    *("num_stddev_below", "warmup", "center", "num_groups"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,13 +31,18 @@ class Settings:
             0.999 is about the last 1,000 calls.
         mu1_start: First estimate of the mean loss. Guess high rather than low: a start that is too
             high only delays the first limited loss. Leave out together with ``mu2_start`` to
-            start automatically, from the plain average of the losses seen so far.
+            start automatically, from the average of the losses seen so far.
         mu2_start: First estimate of the mean squared loss, at least ``mu1_start**2``.
         num_stddev_below: Number of standard deviations below the mean at which low losses are
             raised, > 0, or None for no lower limit. Larger raises fewer losses. Its product with
             ``num_stddev`` must be above 1, or the limits would close in on the mean.
         warmup: Calls to watch before the first loss is limited, >= 1. Larger waits longer. Used
             by the automatic start only.
+        recency: How much more recent calls weigh in the average that the automatic start is, >= 1
+            and finite: call k weighs about ``k**(recency - 1)``. 1 is the plain average. Larger
+            forgets the losses of the first calls sooner: it remembers about the last
+            1 / recency of all calls, until ``decay`` forgets faster. Used by the automatic
+            start only.
         center: Point towards which gradients are scaled. ``"zero"``, as in the paper, scales by
             limit / loss and suits losses >= 0; ``"mean"`` scales by
             (limit - mean) / (loss - mean) and suits losses of either sign.
@@ -66,12 +77,14 @@ decay=0.999.
     _: KW_ONLY
     num_stddev_below: float | None = None
     warmup: int = 10
+    recency: float = 1.0
     center: Literal["zero", "mean"] = "zero"
     num_groups: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("num_stddev", "decay", "mu1_start", "mu2_start", "num_stddev_below"):
-            if name in ("num_stddev", "decay") or getattr(self, name) is not None:
+        needed = ("num_stddev", "decay", "recency")
+        for name in (*needed, "mu1_start", "mu2_start", "num_stddev_below"):
+            if name in needed or getattr(self, name) is not None:
                 object.__setattr__(self, name, _number(name, getattr(self, name)))
         for name, example in (("warmup", 10), ("num_groups", 4)):
             if name == "warmup" or self.num_groups is not None:
@@ -114,6 +127,13 @@ decay=0.999.
                 "ALRC: warmup must be from 1 to 2**31 - 1, because the first limit needs losses "
                 f"to be computed from; got {self.warmup}. Pass warmup=10, or give mu1_start and "
                 "mu2_start to limit from the first call."
+            )
+        if not 1 <= self.recency < math.inf:
+            raise ValueError(
+                "ALRC: recency must be at least 1 and finite, because the average that losses "
+                "start from lets call k weigh about k**(recency - 1), later calls no less than "
+                f"earlier ones; got {self.recency}. Pass recency=1.0 for the plain average, or "
+                "recency=4.0 to forget the first losses sooner."
             )
         if self.center not in CENTERS:
             raise ValueError(
@@ -165,9 +185,18 @@ decay=0.999.
                 stacklevel=_first_frame_outside_alrc(),
             )
 
+    def __getstate__(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def __setstate__(self, state: Mapping[str, Any] | Sequence[Any]) -> None:
+        if not isinstance(state, Mapping):
+            state = dict(zip(_ONCE_PICKLED, state, strict=False))
+        for field in fields(self):
+            object.__setattr__(self, field.name, state.get(field.name, field.default))
+
     @property
     def automatic(self) -> bool:
-        """True if no start was given, so that the moments start as a plain average."""
+        """True if no start was given, so that the moments start as an average."""
         return self.mu1_start is None
 
     @property

@@ -1,6 +1,7 @@
 """Settings: what is accepted at the edge, and every refusal word for word."""
 
 import copy
+import inspect
 import math
 import pickle
 from dataclasses import FrozenInstanceError
@@ -9,7 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from alrc import Settings
+from alrc import Settings, keras
+from alrc.integrations.lightning import ALRCCallback
+from alrc.jax import scale_by_alrc
+from alrc.lab.arms.alrc import Alrc
 from alrc.torch import ALRC
 
 TOGETHER = (
@@ -77,6 +81,24 @@ REFUSED = {
         "computed from; got 2147483648. Pass warmup=10, or give mu1_start and mu2_start "
         "to limit from the first call.",
     ),
+    "recency below 1": (
+        {"recency": 0.5},
+        "ALRC: recency must be at least 1 and finite, because the average that losses start from "
+        "lets call k weigh about k**(recency - 1), later calls no less than earlier ones; got 0.5. "
+        "Pass recency=1.0 for the plain average, or recency=4.0 to forget the first losses sooner.",
+    ),
+    "infinite recency": (
+        {"recency": math.inf},
+        "ALRC: recency must be at least 1 and finite, because the average that losses start from "
+        "lets call k weigh about k**(recency - 1), later calls no less than earlier ones; got inf. "
+        "Pass recency=1.0 for the plain average, or recency=4.0 to forget the first losses sooner.",
+    ),
+    "nan recency beside starts": (
+        {"recency": math.nan, "mu1_start": 1.0, "mu2_start": 2.0},
+        "ALRC: recency must be at least 1 and finite, because the average that losses start from "
+        "lets call k weigh about k**(recency - 1), later calls no less than earlier ones; got nan. "
+        "Pass recency=1.0 for the plain average, or recency=4.0 to forget the first losses sooner.",
+    ),
     "decay just above 1": (
         {"decay": 1.5},
         "ALRC: decay must be at least 0 and less than 1, because it is the share of the old "
@@ -135,6 +157,11 @@ WRONG_TYPE = {
         "ALRC: decay must be a number; got None of type NoneType. Pass a float, for example "
         "decay=2.5.",
     ),
+    "no recency": (
+        {"recency": None},
+        "ALRC: recency must be a number; got None of type NoneType. Pass a float, for example "
+        "recency=2.5.",
+    ),
     "beyond a float": (
         {"num_stddev": 10**309},
         f"ALRC: num_stddev must be a number; got {10**309} of type int. Pass a float, for example "
@@ -170,6 +197,9 @@ WRONG_TYPE = {
 }
 
 
+FRONT_ENDS = [Settings, ALRC, scale_by_alrc, keras.ALRC, ALRCCallback]
+
+
 @pytest.mark.parametrize("make", [Settings, ALRC])
 @pytest.mark.parametrize("case", REFUSED)
 def test_values_out_of_range_are_refused(make, case) -> None:
@@ -188,8 +218,25 @@ def test_values_of_the_wrong_type_are_refused(make, case) -> None:
     assert str(error.value) == message
 
 
+@pytest.mark.parametrize("make", FRONT_ENDS)
+@pytest.mark.parametrize("case", [case for case in REFUSED if "recency" in case])
+def test_recency_is_refused_in_the_same_words_by_every_front_end(make, case) -> None:
+    test_values_out_of_range_are_refused(make, case)
+
+
+@pytest.mark.parametrize("make", [*FRONT_ENDS, Alrc])
+def test_recency_comes_after_warmup_and_by_name_only_in_every_front_end(make) -> None:
+    parameters = inspect.signature(make).parameters
+    names = list(parameters)
+    assert names[names.index("warmup") + 1] == "recency"
+    assert parameters["recency"].default == 1.0
+    assert make is Alrc or parameters["recency"].kind is inspect.Parameter.KEYWORD_ONLY
+
+
 def test_the_edges_are_accepted() -> None:
     Settings(num_stddev=1e-30, decay=0, num_stddev_below=math.inf, warmup=1)
+    Settings(recency=1, decay=0.5)
+    Settings(recency=1e308)
     Settings(num_stddev=math.inf, decay=1 - 1e-15, mu1_start=0, mu2_start=0, center="mean")
     assert Settings(mu1_start=-2, mu2_start=4).start == (-2.0, 0.0)
     assert (Settings().shape, Settings(num_groups=1).shape) == ((), (1,))
@@ -197,11 +244,17 @@ def test_the_edges_are_accepted() -> None:
 
 def test_scalars_of_other_libraries_become_plain_numbers() -> None:
     settings = Settings(
-        np.float32(2), 0.5, torch.tensor(3.0), np.array(13), warmup=np.int64(7), num_stddev_below=1
+        np.float32(2),
+        0.5,
+        torch.tensor(3.0),
+        np.array(13),
+        warmup=np.int64(7),
+        recency=np.int8(2),
+        num_stddev_below=1,
     )
-    assert settings == Settings(2.0, 0.5, 3.0, 13.0, warmup=7, num_stddev_below=1.0)
+    assert settings == Settings(2.0, 0.5, 3.0, 13.0, warmup=7, recency=2.0, num_stddev_below=1.0)
     assert settings.start == (3.0, 4.0)
-    assert {type(getattr(settings, name)) for name in ("num_stddev", "mu1_start", "decay")} == {
+    assert {type(getattr(settings, name)) for name in ("num_stddev", "mu1_start", "recency")} == {
         float
     }
 
@@ -218,6 +271,16 @@ def test_settings_cannot_be_changed_and_can_be_copied() -> None:
     with pytest.raises(FrozenInstanceError):
         settings.num_stddev = 1.0
     assert copy.deepcopy(settings) == pickle.loads(pickle.dumps(settings)) == settings
+
+
+def test_settings_pickled_before_there_was_recency_have_the_plain_average() -> None:
+    old = [2.0, 0.5, 3.0, 13.0, 1.0, 7, "mean", 4]  # as a list, in the order of the fields
+    settings = Settings.__new__(Settings)
+    settings.__setstate__(old)
+    assert settings == Settings(
+        2.0, 0.5, 3.0, 13.0, num_stddev_below=1.0, warmup=7, center="mean", num_groups=4
+    )
+    assert settings.recency == 1.0
 
 
 def test_automatic_start_is_told_from_given_starts() -> None:

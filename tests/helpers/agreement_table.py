@@ -58,6 +58,12 @@ PROMISES = {
         "test_a_start_ten_times_too_low_recovers",
         "test_a_start_ten_times_too_high_decays",
     ),
+    "the start is the average that recency says, and forgets the descent": (
+        "test_the_automatic_start_is_the_plain_average_of_all_losses_so_far",
+        "test_with_recency_a_call_of_the_start_weighs_like_a_power_of_its_number",
+        "test_with_recency_the_descent_of_a_training_is_forgotten_in_hundreds_of_calls",
+        "test_with_recency_a_lasting_step_is_let_through_again",
+    ),
     "the original README's example warns and runs": (
         "test_the_example_of_the_original_readme_runs_and_explains_what_is_wrong",
     ),

@@ -52,6 +52,7 @@ class Reference:
         *,
         num_stddev_below: float | None = None,
         warmup: int = 10,
+        recency: float = 1.0,
         center: str = "zero",
     ) -> None:
         if center not in ("zero", "mean") or (mu1_start is None) != (mu2_start is None):
@@ -60,6 +61,8 @@ class Reference:
         self._num_below = None if num_stddev_below is None else Decimal(num_stddev_below)
         self._decay = Decimal(decay)
         self._warmup = warmup
+        self._recency = Decimal(recency)
+        self._weight, self._total_weight = ONE, ZERO  # of the next call, and of all before it
         self._center = center
         self._started = mu1_start is not None
         self._mu1 = Decimal(mu1_start or 0)
@@ -100,8 +103,13 @@ class Reference:
                 sum2 += share * clipped * clipped
             if total > 0:
                 b = self._decay
-                if not self._started:  # plain average of all calls until it is long enough
-                    b = min(b, Decimal(self.num_updates) / (self.num_updates + 1))
+                if not self._started:  # weighted average of all calls until it is long enough
+                    whole = self._total_weight + self._weight
+                    b = min(b, self._total_weight / whole)
+                    self._total_weight = whole
+                    # The k-th weighs (1 + (c-1)/1) (1 + (c-1)/2) ... (1 + (c-1)/(k-1)), which
+                    # grows like k**(c-1); all of them the same for c = 1.
+                    self._weight *= 1 + (self._recency - 1) / (self.num_updates + 1)
                 self._mu1 = b * self._mu1 + (1 - b) * (sum1 / total)
                 self._mu2 = b * self._mu2 + (1 - b) * (sum2 / total)
                 self.num_updates += 1

@@ -18,9 +18,10 @@ def numbers(moments: Moments) -> list[float]:
 
 
 @pytest.mark.parametrize("rest", [optax.sgd(0.02), optax.adam(0.05)], ids=["sgd", "adam"])
-def test_scaling_updates_equals_clipping_the_loss(rest) -> None:
-    settings = Settings(**OPTIONS)
-    scaling = optax.chain(scale_by_alrc(**OPTIONS), rest)
+@pytest.mark.parametrize("recency", [1.0, 2.0, 4.0, 10.0])
+def test_scaling_updates_equals_clipping_the_loss(rest, recency) -> None:
+    settings = Settings(**OPTIONS, recency=recency)
+    scaling = optax.chain(scale_by_alrc(**OPTIONS, recency=recency), rest)
     traces = []
 
     def clipped_loss(w, moments, x, y):
@@ -115,7 +116,7 @@ def test_inject_hyperparams_passes_the_value() -> None:
     def build(learning_rate):
         return optax.chain(scale_by_alrc(**START), optax.sgd(learning_rate))
 
-    static = ("num_stddev_below", "warmup", "center", "axis_name")
+    static = ("num_stddev_below", "warmup", "recency", "center", "axis_name")
     static += ("num_stddev", "decay", "mu1_start", "mu2_start")
     static_only = optax.inject_hyperparams(scale_by_alrc, static_args=static)(**START)
     for optimizer, expected in ((build(learning_rate=0.1), -0.05), (static_only, 0.5)):

@@ -22,6 +22,7 @@ from alrc.lab.engine.training import Stopped
 ARMS = [
     "off",
     "alrc num_stddev=1.0",
+    "alrc num_stddev=1.0 recency=4",
     "alrc num_stddev=2.0 per=batch",
     "alrc num_stddev_below=1.5 center=mean",
     "clip-grad-norm max_norm=0.5",

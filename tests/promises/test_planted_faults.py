@@ -104,6 +104,18 @@ class NeverWarmsUp(TorchModule):
         self.module.settings = Settings(**settings, warmup=1)
 
 
+class IgnoresRecency(TorchModule):
+    def __init__(self, recency: float = 1.0, **settings: Any) -> None:
+        super().__init__(**settings)
+
+
+class RecencyWithoutEnd(Numpy):
+    """Weighs recent losses more, and never hands over to the decay."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**{**settings, "decay": 1 - 1e-9})
+
+
 ORDINARY = {"batches": stream(), "num_stddev": 2.0, "decay": 0.9}
 CLEAN = {"batches": stream(calls=200, bad=False, masked=False), "decay": 0.97}
 NARROW = {"batches": stream(calls=200, spread=1e-3, bad=False, masked=False), "decay": 0.97}
@@ -121,6 +133,8 @@ NARROW = {"batches": stream(calls=200, spread=1e-3, bad=False, masked=False), "d
         (IgnoresTheMask, TorchModule, ORDINARY),
         (NeverWarmsUp, TorchModule, CLEAN),
         (LeakingGroups, TorchGrouped, CLEAN),
+        (IgnoresRecency, TorchModule, {**CLEAN, "recency": 4.0}),
+        (RecencyWithoutEnd, Numpy, {**CLEAN, "recency": 4.0}),
     ],
 )
 def test_the_agreement_tests_catch(fault, sound, run) -> None:
@@ -158,12 +172,19 @@ class HalfPrecisionState(TorchPure):
 @pytest.mark.parametrize(
     ("fault", "test", "arguments"),
     [
-        (LosesNumUpdates, "resumed_training_is_bit_for_bit_the_uninterrupted_run", [5]),
-        (LosesNumUpdates, "resumed_training_is_bit_for_bit_the_uninterrupted_run", [60]),
+        (LosesNumUpdates, "resumed_training_is_bit_for_bit_the_uninterrupted_run", [5, 1.0]),
+        (LosesNumUpdates, "resumed_training_is_bit_for_bit_the_uninterrupted_run", [60, 1.0]),
+        (LosesNumUpdates, "resumed_training_is_bit_for_bit_the_uninterrupted_run", [5, 4.0]),
+        (IgnoresRecency, "with_recency_a_call_of_the_start_weighs_like_a_power_of_its_number", [4]),
+        (
+            IgnoresRecency,
+            "with_recency_the_descent_of_a_training_is_forgotten_in_hundreds_of_calls",
+            [],
+        ),
         (
             HalfPrecisionState,
             "state_keeps_structure_shapes_and_dtypes_from_the_first_call_to_the_last",
-            [],
+            [1.0],
         ),
         (
             HalfPrecisionState,

@@ -39,8 +39,10 @@ def test_evaluation_is_the_identity_and_moves_nothing(row) -> None:
 
 @pytest.mark.parametrize("row", ROWS)
 @pytest.mark.parametrize("saved_after", [5, 60], ids=["while it warms up", "later"])
-def test_resumed_training_is_bit_for_bit_the_uninterrupted_run(row, saved_after) -> None:
-    settings, batches = {"num_stddev": 1.0, "decay": 0.9}, stream(calls=120)
+@pytest.mark.parametrize("recency", [1.0, 4.0])
+def test_resumed_training_is_bit_for_bit_the_uninterrupted_run(row, saved_after, recency) -> None:
+    settings = {"num_stddev": 1.0, "decay": 0.9, "recency": recency}
+    batches = stream(calls=120)
     whole = ROWS[row](**settings)
     for batch in batches[:saved_after]:
         whole(*batch)
@@ -104,8 +106,11 @@ def test_half_a_state_is_refused_in_words_and_nothing_is_taken_over(row) -> None
 
 
 @pytest.mark.parametrize("row", ROWS)
-def test_state_keeps_structure_shapes_and_dtypes_from_the_first_call_to_the_last(row) -> None:
-    front_end = ROWS[row]()
+@pytest.mark.parametrize("recency", [1.0, 4.0])
+def test_state_keeps_structure_shapes_and_dtypes_from_the_first_call_to_the_last(
+    row, recency
+) -> None:
+    front_end = ROWS[row](recency=recency)
     first = front_end.structure
     shape = front_end.shape
     assert first[:2] == [("mean", shape, "float32"), ("variance", shape, "float32")]
@@ -121,8 +126,9 @@ def test_state_keeps_structure_shapes_and_dtypes_from_the_first_call_to_the_last
 
 
 @pytest.mark.parametrize("row", ROWS)
-def test_a_second_call_compiles_nothing(row) -> None:
-    front_end = ROWS[row]()
+@pytest.mark.parametrize("recency", [1.0, 4.0])
+def test_a_second_call_compiles_nothing(row, recency) -> None:
+    front_end = ROWS[row](recency=recency)
     front_end([1.0, 2.0, 3.0])
     first = front_end.compilations
     assert first > 0 or not front_end.compiles
@@ -132,10 +138,11 @@ def test_a_second_call_compiles_nothing(row) -> None:
 
 
 @pytest.mark.parametrize("row", ROWS)
-def test_nothing_is_written_printed_or_warned_in_ordinary_use(row, capfd) -> None:
+@pytest.mark.parametrize("recency", [1.0, 4.0, 1e300])
+def test_nothing_is_written_printed_or_warned_in_ordinary_use(row, recency, capfd) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        front_end = ROWS[row]()
+        front_end = ROWS[row](recency=recency)
         front_end([1.0, 2.0])
         front_end.evaluate([1.0, 2.0])
         front_end.load(front_end.save())

@@ -36,12 +36,15 @@ CASES = {
     "weights": Case(AUTOMATIC, "nan weights"),
     "empty batches": Case(GIVEN, "empty"),
     "groups that one rank sees": Case({**GIVEN, "num_groups": 3}, "groups"),
-    "groups, all at once": Case({**AUTOMATIC, "num_groups": 3}, "groups nan weights empty"),
+    "groups, all at once": Case(
+        {**AUTOMATIC, "recency": 1.5, "num_groups": 3}, "groups nan weights empty"
+    ),
     "bfloat16": Case(GIVEN, dtype=torch.bfloat16),
     "float64": Case(GIVEN, "nan", dtype=torch.float64),
     "one loss per rank": Case(GIVEN, "scalar nan"),
     "one loss per rank, groups": Case({**GIVEN, "num_groups": 3}, "scalar groups"),
     "far from zero": Case(AUTOMATIC, "far"),
+    "recency": Case({**AUTOMATIC, "recency": 2.0}, "nan"),
 }
 
 

@@ -37,9 +37,10 @@ def limited(call, losses: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @pytest.mark.parametrize("weighted", [False, True])
-def test_each_group_is_what_the_oracle_makes_of_its_losses_alone(weighted) -> None:
-    alrc = ALRC(**SETTINGS, num_groups=4)
-    oracles = [Reference(**SETTINGS) for _ in range(4)]
+@pytest.mark.parametrize("recency", [1.0, 2.0, 4.0, 10.0])
+def test_each_group_is_what_the_oracle_makes_of_its_losses_alone(weighted, recency) -> None:
+    alrc = ALRC(**SETTINGS, num_groups=4, recency=recency)
+    oracles = [Reference(**SETTINGS, recency=recency) for _ in range(4)]
     num_clipped = 0
     for losses, weights, group in stream(200):
         mask = torch.from_numpy(weights) if weighted else None
@@ -58,9 +59,10 @@ def test_each_group_is_what_the_oracle_makes_of_its_losses_alone(weighted) -> No
     assert alrc.num_clipped.sum() == num_clipped > 20
 
 
-def test_each_group_has_the_state_of_a_module_of_its_own_after_each_call() -> None:
-    alrc = ALRC(**SETTINGS, num_groups=4)
-    alone = [ALRC(**SETTINGS) for _ in range(4)]
+@pytest.mark.parametrize("recency", [1.0, 4.0])
+def test_each_group_has_the_state_of_a_module_of_its_own_after_each_call(recency) -> None:
+    alrc = ALRC(**SETTINGS, num_groups=4, recency=recency)
+    alone = [ALRC(**SETTINGS, recency=recency) for _ in range(4)]
     for losses, weights, group in stream(100):
         x, mask, index = (torch.from_numpy(each) for each in (losses, weights, group))
         values, gradients = limited(lambda x: alrc(x, mask, index), x)  # noqa: B023
@@ -201,7 +203,7 @@ def test_the_state_of_another_number_of_groups_is_refused_in_words_and_not_taken
 
 def test_a_module_with_groups_shows_them() -> None:
     assert repr(ALRC(num_groups=5, num_stddev_below=2.0)) == (
-        "ALRC(num_stddev=3, decay=0.999, warmup=10, num_stddev_below=2, num_groups=5, "
+        "ALRC(num_stddev=3, decay=0.999, warmup=10, recency=1, num_stddev_below=2, num_groups=5, "
         "center='zero')"
     )
     assert ALRC(num_groups=5).mu1.shape == ALRC(num_groups=5).threshold.shape == (5,)

@@ -145,7 +145,9 @@ def process_group(tmp_path):
     torch.distributed.destroy_process_group()
 
 
-@pytest.mark.parametrize("name", ["num_stddev", "decay", "warmup", "center", "num_groups"])
+@pytest.mark.parametrize(
+    "name", ["num_stddev", "decay", "warmup", "recency", "center", "num_groups"]
+)
 def test_a_setting_cannot_be_changed_and_the_error_says_what_to_do(name) -> None:
     alrc = trained()
     with pytest.raises(AttributeError) as error:

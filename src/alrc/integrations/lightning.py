@@ -48,12 +48,13 @@ class ALRCCallback(Callback):
     had before the first; and one with ``ckpt_path`` goes on from those in the checkpoint.
 
     Args:
-        num_stddev: As in :class:`alrc.torch.ALRC`, like the six after it.
+        num_stddev: As in :class:`alrc.torch.ALRC`, like the seven after it.
         decay: Share of the old moments kept at each backward pass.
         mu1_start: First estimate of the mean loss.
         mu2_start: First estimate of the mean squared loss.
         num_stddev_below: Standard deviations below the mean at which low losses are raised.
         warmup: Losses to watch before the first is limited.
+        recency: How much more recent losses weigh in the average that the automatic start is.
         center: Point towards which gradients are scaled.
         name: What its logged metrics start with, and what tells its state from that of another
             ALRCCallback in the same checkpoint; Lightning refuses two of one name.
@@ -119,6 +120,7 @@ class ALRCCallback(Callback):
         *,
         num_stddev_below: float | None = None,
         warmup: int = 10,
+        recency: float = 1.0,
         center: Literal["zero", "mean"] = "zero",
         name: str = "alrc",
         backward: int | None = None,
@@ -145,6 +147,7 @@ class ALRCCallback(Callback):
             mu2_start,
             num_stddev_below=num_stddev_below,
             warmup=warmup,
+            recency=recency,
             center=center,
         )
         self.name, self.backward = name, backward

@@ -23,6 +23,7 @@ def scale_by_alrc(
     *,
     num_stddev_below: float | None = None,
     warmup: int = 10,
+    recency: float = 1.0,
     center: Literal["zero", "mean"] = "zero",
     axis_name: Hashable | None = None,
 ) -> "optax.GradientTransformationExtraArgs":
@@ -35,7 +36,7 @@ def scale_by_alrc(
     not to be scaled, use :func:`clip`.
 
     Args:
-        num_stddev, decay, mu1_start, mu2_start, num_stddev_below, warmup, center: As in
+        num_stddev, decay, mu1_start, mu2_start, num_stddev_below, warmup, recency, center: As in
             :class:`alrc.Settings`.
         axis_name: Axis over which devices differ in ``value`` and in their gradients, which are
             to be averaged after this transformation. None: ``value`` is the loss of the whole
@@ -88,6 +89,7 @@ def scale_by_alrc(
         mu2_start,
         num_stddev_below=num_stddev_below,
         warmup=warmup,
+        recency=recency,
         center=center,
     )
 

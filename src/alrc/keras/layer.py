@@ -32,8 +32,8 @@ class ALRC(state.ShowsState, keras.layers.Layer):  # type: ignore[misc, unused-i
     and it says so.
 
     Args:
-        num_stddev, decay, mu1_start, mu2_start, num_stddev_below, warmup, center, num_groups: As
-            in :class:`alrc.Settings`.
+        num_stddev, decay, mu1_start, mu2_start, num_stddev_below, warmup, recency, center,
+            num_groups: As in :class:`alrc.Settings`.
         **kwargs: Of ``keras.layers.Layer``, such as ``name``.
 
     Call arguments:
@@ -94,6 +94,7 @@ class ALRC(state.ShowsState, keras.layers.Layer):  # type: ignore[misc, unused-i
         *,
         num_stddev_below: float | None = None,
         warmup: int = 10,
+        recency: float = 1.0,
         center: Literal["zero", "mean"] = "zero",
         num_groups: int | None = None,
         **kwargs: Any,
@@ -107,6 +108,7 @@ class ALRC(state.ShowsState, keras.layers.Layer):  # type: ignore[misc, unused-i
             mu2_start,
             num_stddev_below=num_stddev_below,
             warmup=warmup,
+            recency=recency,
             center=center,
             num_groups=num_groups,
         )

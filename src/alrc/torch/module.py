@@ -59,12 +59,16 @@ class ALRC(state.ShowsState, nn.Module):
             remembers longer: 0.999 is about the last 1,000 calls.
         mu1_start: First estimate of the mean loss. Guess high rather than low: too high only
             delays the first limited loss. Leave out together with ``mu2_start`` to start
-            automatically, from the plain average of the losses seen so far.
+            automatically, from the average of the losses seen so far.
         mu2_start: First estimate of the mean squared loss, at least ``mu1_start**2``.
         num_stddev_below: Number of standard deviations below the mean at which low losses are
             raised, > 0, or None for no lower limit. Larger raises fewer losses. Its product with
             ``num_stddev`` must be above 1.
         warmup: Calls to watch before the first loss is limited, >= 1; automatic start only.
+        recency: How much more recent calls weigh in the average that the automatic start is, >= 1
+            and finite: call :math:`k` weighs about :math:`k^{c-1}`, with :math:`c` for recency. 1
+            is the plain average. Larger forgets the losses of the first calls sooner; automatic
+            start only.
         center: Point towards which gradients are scaled. ``"zero"`` (the paper): by limit / loss,
             for losses >= 0. ``"mean"``: by (limit - mean) / (loss - mean), for losses of either
             sign.
@@ -155,6 +159,7 @@ class ALRC(state.ShowsState, nn.Module):
         *,
         num_stddev_below: float | None = None,
         warmup: int = 10,
+        recency: float = 1.0,
         center: Literal["zero", "mean"] = "zero",
         num_groups: int | None = None,
         sync: "bool | torch.distributed.ProcessGroup" = False,
@@ -169,6 +174,7 @@ class ALRC(state.ShowsState, nn.Module):
             mu2_start,
             num_stddev_below=num_stddev_below,
             warmup=warmup,
+            recency=recency,
             center=center,
             num_groups=num_groups,
         )
@@ -372,7 +378,7 @@ class ALRC(state.ShowsState, nn.Module):
 
     def extra_repr(self) -> str:
         names = ["num_stddev", "decay"]
-        names += ["warmup"] if self.settings.automatic else ["mu1_start", "mu2_start"]
+        names += ["warmup", "recency"] if self.settings.automatic else ["mu1_start", "mu2_start"]
         for name in ("num_stddev_below", "num_groups"):
             names += [] if getattr(self.settings, name) is None else [name]
         parts = [f"{name}={getattr(self.settings, name):g}" for name in names]

@@ -23,6 +23,7 @@ class Alrc(LimiterArm):
     mu2_start: Annotated[float | None, "First mean squared loss, with mu1_start."] = None
     num_stddev_below: Annotated[float | None, "The same below; without it, no lower limit."] = None
     warmup: Annotated[int, Ge(1), "Steps before the first limit, without a start."] = 10
+    recency: Annotated[float, Ge(1), "More weight for recent steps, without a start."] = 1.0
     center: Annotated[Literal["zero", "mean"], "What gradients are scaled towards."] = "zero"
     per: Annotated[Literal["loss", "batch"], "Limit each loss, or the mean of a batch."] = "loss"
 
@@ -38,6 +39,7 @@ class Alrc(LimiterArm):
             self.mu2_start,
             num_stddev_below=self.num_stddev_below,
             warmup=self.warmup,
+            recency=self.recency,
             center=self.center,
             num_groups=num_groups,
             device=device,
