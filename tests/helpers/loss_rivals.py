@@ -42,6 +42,11 @@ CASES: dict[str, tuple[Callable[[], Arm], Callable[[], Oracle]]] = {
         lambda: AlrcLog(2.0, 0.97, num_stddev_below=1.5, warmup=3),
         lambda: oracles.alrc_log(2, 1.5, 0.97, 3),
     ),
+    "alrc-log recency": (lambda: AlrcLog(1.0, recency=4), lambda: oracles.alrc_log(1, recency=4)),
+    "alrc-drop recency": (
+        lambda: AlrcDrop(1.0, recency=4.0),
+        lambda: oracles.alrc_drop(num_stddev=1.0, recency=4.0),
+    ),
     "alrc-log starts": (
         lambda: AlrcLog(1.0, **STARTS),
         lambda: oracles.alrc_log(1, starts=(2.0, 9.0)),

@@ -40,6 +40,7 @@ class AlrcLog(LossArm):
     mu2_start: Annotated[float | None, "First mean squared loss, with mu1_start."] = None
     num_stddev_below: Annotated[float | None, "The same below; without it, no lower limit."] = None
     warmup: Annotated[int, Ge(1), "Steps before the first limit, without a start."] = 10
+    recency: Annotated[float, Ge(1), "More weight for recent steps, without a start."] = 1.0
     per: Annotated[Literal["loss", "batch"], "Limit each loss, or the mean of a batch."] = "loss"
 
     stacked = RowsArm.rows
