@@ -32,7 +32,7 @@ ARROWS = {
     "alrc.lab.api": set(),
     "alrc.lab.data": set(),
     "alrc.lab.tasks": {"alrc.lab.api", "alrc.lab.data"},
-    "alrc.lab.arms": {"alrc.lab.api", "alrc.torch"},
+    "alrc.lab.arms": {"alrc.lab.api", "alrc.torch", "alrc.rule", "alrc.settings"},
     "alrc.lab.engine": {"alrc.lab.api"},
     "alrc.lab.exec": {"alrc.lab.api", "alrc.lab.engine"},
     "alrc.lab.report": {"alrc", "alrc.lab.api", "alrc.lab.engine"},

@@ -46,7 +46,20 @@ class Alrc(LimiterArm):
         )
 
     def limit(self, name: str, losses: Tensor) -> Tensor:
-        return super().limit(name, losses if self.per == "loss" else losses.mean())
+        losses = losses if self.per == "loss" else losses.mean()
+        return self.trained(losses, super().limit(name, losses))
+
+    def trained(self, losses: Tensor, limited: Tensor, runs: int = 1) -> Tensor:
+        """What to train with, from losses of so many runs and what ALRC made of them.
+
+        For arms that have its limit, and do something else to losses beyond it.
+        """
+        return limited
+
+    @staticmethod
+    def is_limited(losses: Tensor, limited: Tensor) -> Tensor:
+        """Where a loss was changed; NaN never is, nor is it equal to itself."""
+        return (limited < losses) | (limited > losses)
 
     def stacked(self, members: int) -> Arm:
         return _Stacked(self, members)
@@ -67,5 +80,4 @@ class _Stacked(LimiterArm):
         group = torch.arange(self.members, device=losses.device)
         group = group.view(-1, *[1] * (losses.dim() - 1)).expand(losses.shape)
         limiter: ALRC = self.limiter(name)  # type: ignore[assignment]
-        limited: Tensor = limiter(losses, group=group)
-        return limited
+        return self.arm.trained(losses, limiter(losses, group=group), self.members)

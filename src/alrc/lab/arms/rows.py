@@ -15,7 +15,16 @@ from torch.utils.hooks import RemovableHandle
 
 from alrc.lab.api import Arm
 
-__all__ = ["GradientArm", "LossArm", "RowsArm", "column", "each_norm", "norms", "scale"]
+__all__ = [
+    "GradientArm",
+    "LossArm",
+    "RowsArm",
+    "column",
+    "each_norm",
+    "mean_of_kept",
+    "norms",
+    "scale",
+]
 
 
 class RowsArm(Arm):
@@ -49,6 +58,14 @@ class LossArm(RowsArm):
     def change(self, name: str, losses: Tensor) -> Tensor:
         """The losses to train with, of the same shape: ``(runs, ...)``."""
         raise NotImplementedError
+
+    def limits(self, name: str) -> Tensor | None:
+        """The limit of each run's next losses for the report, ``(runs,)``; None without one."""
+        return None
+
+    def threshold(self, name: str) -> Tensor | None:
+        limits = self.limits(name)
+        return limits if limits is None or self.runs else limits[0]
 
     def limit(self, name: str, losses: Tensor) -> Tensor:
         return self.change(name, losses) if self.runs else self.change(name, losses[None])[0]
@@ -133,6 +150,20 @@ def column(numbers: Tensor, like: Tensor) -> Tensor:
 def each_norm(gradients: Sequence[Tensor]) -> Tensor:
     """The norm of the gradient of each parameter, ``(runs, parameters)``."""
     return torch.stack([g.reshape(len(g), -1).norm(dim=1) for g in gradients], dim=1)
+
+
+def mean_of_kept(losses: Tensor, kept: Tensor) -> Tensor:
+    """Losses of which only some are kept, weighted so that the mean of all is that of those.
+
+    The others become 0, without a gradient. A run that keeps none has a mean of 0.
+
+    Args:
+        losses: Of each run, ``(runs, ...)``.
+        kept: Which of them are, of the same shape.
+    """
+    rows = kept.reshape(len(kept), -1)
+    weight = rows.shape[1] / rows.sum(1).clamp(min=1)
+    return torch.where(kept, losses * column(weight, losses), 0.0)
 
 
 def norms(gradients: Sequence[Tensor]) -> Tensor:
