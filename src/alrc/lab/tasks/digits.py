@@ -59,7 +59,7 @@ class Digits(Task):
         Precision, "What losses are computed in: bfloat16 keeps 3 digits, float16 ends at 65,504."
     ] = "float32"
 
-    defaults: ClassVar = {"steps": 1500, "batch_size": 16, "learning_rate": 1e-3}
+    defaults: ClassVar = {"steps": 1500, "batch_size": 16, "learning_rate": 3e-3}
     stackable: ClassVar = True
 
     @property

@@ -58,11 +58,11 @@ class Regression(Task):
     ] = "float32"
 
     metrics: ClassVar = REGRESSION_METRICS
-    defaults: ClassVar = {"steps": 1500, "batch_size": 16, "learning_rate": 3e-3}
+    defaults: ClassVar = {"steps": 1500, "batch_size": 16, "learning_rate": 3e-4}
     stackable: ClassVar = True
 
     def build(self, seed: int) -> Networks:
-        return {"network": DenseNetwork((10, 32, 32, 1), seed)}
+        return {"network": DenseNetwork((10, 16, 16, 1), seed)}
 
     def describe(self) -> Mapping[str, Any]:
         """The table by checksum."""
@@ -94,7 +94,7 @@ class Regression(Task):
         """Inputs and targets to train with, the wrong ones among them."""
         (inputs, targets), _ = _parts(self.data, seed)
         which = torch.from_numpy(some(len(targets), seed, self.broken))
-        signs = torch.where(which % 2 == 0, 1.0, -1.0)  # which are random, so these are
+        signs = torch.where(which % 2 == 0, 1.0, -1.0)  # random, as they are
         return inputs, targets.index_add(0, which, self.shift * signs)
 
 
