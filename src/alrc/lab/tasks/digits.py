@@ -96,8 +96,8 @@ class Digits(Task):
         """A loss for each example, or for each triplet."""
         network = networks["network"]
         if self.loss == "triplet":
-            parts = (rounded(network(images), self.precision) for images in batch)
-            anchors, same, different = (normalize(part, dim=1) for part in parts)
+            outputs = rounded(network(torch.cat(batch)), self.precision)  # at once, which is faster
+            anchors, same, different = normalize(outputs, dim=1).chunk(3)
             near = (anchors - same).square().sum(1)
             far = (anchors - different).square().sum(1)
             return {"loss": (near - far + MARGIN).relu().float()}
