@@ -4,12 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from alrc.lab.tasks.supersampling.preprocessing import (
-    augment,
-    example_order,
-    halve_resolution,
-    uniforms,
-)
+from alrc.lab.data.order import example_order, uniforms
+from alrc.lab.tasks.supersampling.preprocessing import augment, halve_resolution
 
 
 def augment_plainly(image: np.ndarray, flip: float, brightness: float, contrast: float):

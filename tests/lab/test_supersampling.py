@@ -10,6 +10,7 @@ import torch
 
 from alrc.lab.api import Outcome, Training
 from alrc.lab.data.images import Images
+from alrc.lab.data.order import example_order, uniforms
 from alrc.lab.engine.naming import Named
 from alrc.lab.engine.series import read_series
 from alrc.lab.engine.spec import Spec, task_of
@@ -17,12 +18,7 @@ from alrc.lab.engine.storage import RunFolder
 from alrc.lab.engine.training import train
 from alrc.lab.tasks.supersampling import task as module
 from alrc.lab.tasks.supersampling.network import SupersamplingNetwork
-from alrc.lab.tasks.supersampling.preprocessing import (
-    augment,
-    example_order,
-    halve_resolution,
-    uniforms,
-)
+from alrc.lab.tasks.supersampling.preprocessing import augment, halve_resolution
 from alrc.lab.tasks.supersampling.task import Supersampling
 from alrc.torch import ALRC
 

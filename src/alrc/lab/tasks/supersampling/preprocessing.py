@@ -1,48 +1,13 @@
-"""From stored images to training examples, as in the paper's CIFAR-10 experiment.
+"""From stored images to training examples, as in the paper's CIFAR-10 experiment."""
 
-Everything random is a function of a seed and of an example's position in the run, so that it does
-not matter how many examples are prepared at a time, or where a run is taken up again.
-"""
-
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-__all__ = ["augment", "example_order", "halve_resolution", "uniforms"]
+__all__ = ["augment", "halve_resolution"]
 
 MAX_BRIGHTNESS = 63.0  # grey levels, of 0 to 255
 MIN_CONTRAST, MAX_CONTRAST = 0.2, 1.8
-
-
-def example_order(num_examples: int, seed: int, start: int, stop: int) -> NDArray[np.int64]:
-    """Indices of the examples at positions ``start`` to ``stop - 1`` of a run.
-
-    Each pass over the examples is a permutation of its own.
-
-    Returns:
-        Shape ``(stop - start,)``, values from 0 to ``num_examples - 1``.
-    """
-    first, last = start // num_examples, (stop - 1) // num_examples
-    passes = [
-        np.random.default_rng([seed, number]).permutation(num_examples)
-        for number in range(first, last + 1)
-    ]
-    offset = first * num_examples
-    return np.concatenate(passes)[start - offset : stop - offset]
-
-
-def uniforms(seed: int, start: int, stop: int) -> NDArray[np.float32]:
-    """Four numbers, uniform from 0 to 1, for each of the positions ``start`` to ``stop - 1``.
-
-    Returns:
-        Shape ``(stop - start, 4)``.
-    """
-    # Philox turns its counter into four numbers, whatever was drawn before: the counter is the
-    # position.
-    generator = np.random.Generator(np.random.Philox(key=seed, counter=start))
-    return generator.random((stop - start, 4)).astype(np.float32)
 
 
 def augment(images: Tensor, random: Tensor) -> Tensor:

@@ -12,13 +12,9 @@ from torch.optim.lr_scheduler import LRScheduler, StepLR
 
 from alrc.lab.api import Ge, Metric, Networks, Outcome, Picture, Task, Training
 from alrc.lab.data.images import Bytes, Images, load_images
+from alrc.lab.data.order import example_order, uniforms
 from alrc.lab.tasks.supersampling.network import SupersamplingNetwork
-from alrc.lab.tasks.supersampling.preprocessing import (
-    augment,
-    example_order,
-    halve_resolution,
-    uniforms,
-)
+from alrc.lab.tasks.supersampling.preprocessing import augment, halve_resolution
 
 __all__ = ["Supersampling"]
 
