@@ -105,11 +105,14 @@ class Control(Task):
     """
 
     broken: Annotated[float, Ge(0), Le(1), "Share of rewards that the sensor misread."] = 0.0
-    gamma: Annotated[float, Gt(0), Lt(1), "Discount of an action."] = 0.95
+    gamma: Annotated[float, Gt(0), Lt(1), "Discount of an action."] = 0.9
     width: Annotated[int, Ge(1), "Units of each of the two hidden layers."] = 48
 
-    metrics: ClassVar = (Metric("value error"), Metric("cost of an attempt"))
-    defaults: ClassVar = {"steps": 2000, "batch_size": 32, "learning_rate": 1e-3}
+    metrics: ClassVar = (Metric("cost of an attempt"), Metric("value error"))
+    defaults: ClassVar = {"steps": 4000, "batch_size": 32, "learning_rate": 2e-3}
+    # A batch with a misread reward has some hundred times the loss of one without, and either may
+    # be the median of a tenth of the run: only what grows without end has diverged.
+    diverged_above: ClassVar = 10_000.0
     stackable: ClassVar = True
 
     def build(self, seed: int) -> Networks:
@@ -141,7 +144,7 @@ class Control(Task):
         return {"loss": (targets - values).square()}
 
     def evaluate(self, networks: Networks) -> dict[str, float]:
-        """The error of the values on a grid, and what greedy actions cost from fixed starts."""
+        """What greedy actions cost from fixed starts, and the error of the values on a grid."""
         states, truth = true_values(self.gamma)
         error = _scores(networks, states).max(1) - truth
         total, now = np.zeros(len(starts())), starts()
@@ -149,8 +152,8 @@ class Control(Task):
             now = drive(now, _scores(networks, now).argmax(1))
             total += cost(now)
         return {
-            "value error": float(np.sqrt(np.mean(error**2))),
             "cost of an attempt": float(total.mean()),
+            "value error": float(np.sqrt(np.mean(error**2))),
         }
 
 
