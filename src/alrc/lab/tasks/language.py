@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import count
-from pydoc_data import topics  # type: ignore[import-untyped]
+from pydoc_data import topics
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
@@ -194,7 +194,8 @@ class _Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attend_out(self.attention(self.attend(self.norm(x))))
-        return x + self.inner_out(gelu(self.inner(self.inner_norm(x)), approximate="tanh"))
+        added: Tensor = self.inner_out(gelu(self.inner(self.inner_norm(x)), approximate="tanh"))
+        return x + added
 
     def attention(self, x: Tensor) -> Tensor:
         """Means of values, ``(B, T, width)``, of queries, keys and values ``(B, T, 3 width)``."""
@@ -203,4 +204,5 @@ class _Block(nn.Module):
         q, k, v = x.view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         later = torch.ones(length, length, dtype=torch.bool, device=x.device).triu(1)
         scores = (q @ k.mT / math.sqrt(q.shape[-1])).masked_fill(later, -math.inf)
-        return (scores.softmax(-1) @ v).transpose(1, 2).reshape(batch, length, -1)
+        means: Tensor = scores.softmax(-1) @ v
+        return means.transpose(1, 2).reshape(batch, length, -1)
