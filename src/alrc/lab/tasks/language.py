@@ -49,9 +49,22 @@ def characters(text: str) -> Characters:
 
 
 @functools.cache
-def _texts() -> tuple[Characters, Characters]:
+def _training_text() -> Characters:
+    return characters(read_texts()[0])
+
+
+@functools.cache
+def _windows(length: int) -> Tensor:
+    """Evenly spread over the held-out text, ``(windows, length)``: none that can be known.
+
+    A stretch of 32 characters or more that the training text has word for word is left out.
+    """
     training, held_out = read_texts()
-    return characters(training), characters(held_out)
+    size = max(length, 32)
+    stretches = [held_out[i : i + size] for i in range(0, len(held_out) - size, size)]
+    new = [text for text in stretches if text not in training]
+    some = (new[i] for i in np.linspace(0, len(new) - 1, WINDOWS).astype(int))
+    return torch.from_numpy(np.stack([characters(text[:length]) for text in some]))
 
 
 @dataclass(frozen=True)
@@ -116,7 +129,7 @@ class Language(Task):
 
     def batches(self, seed: int, batch_size: int, start: int) -> Iterator[Tensor]:
         """Sequences ``(batch_size, context + 1)``; where they begin does not depend on garbage."""
-        text, _ = _texts()
+        text = _training_text()
         places = np.arange(self.context + 1)
         for step in count(start):
             random = np.random.default_rng([seed, step])
@@ -133,7 +146,7 @@ class Language(Task):
         return {"loss": _log_losses(networks["gpt"](batch[:, :-1]), batch[:, 1:]).mean(1)}
 
     def evaluate(self, networks: Networks) -> dict[str, float]:
-        """Means over the characters of windows that are spread evenly over the held-out text."""
+        """Means over the characters of windows of the held-out text."""
         device = next(networks["gpt"].parameters()).device
         windows = self.windows().to(device)
         scores, targets = networks["gpt"](windows[:, :-1]), windows[:, 1:]
@@ -144,9 +157,7 @@ class Language(Task):
 
     def windows(self) -> Tensor:
         """Sequences of the held-out text, ``(windows, context + 1)``."""
-        _, text = _texts()
-        first = np.linspace(0, len(text) - self.context - 1, WINDOWS).astype(np.int64)
-        return torch.from_numpy(text[first[:, None] + np.arange(self.context + 1)])
+        return _windows(self.context + 1)
 
 
 def _log_losses(scores: Tensor, targets: Tensor) -> Tensor:
