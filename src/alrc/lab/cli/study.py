@@ -68,7 +68,7 @@ def study(
             "--part",
             metavar="NAME",
             help="Of a benchmark, run this part alone; may be given several times.",
-            show_default="all, one after another",
+            show_default="all of them",
         ),
     ] = None,
     retry: Annotated[bool, typer.Option("--retry", help="Run those that failed again.")] = False,

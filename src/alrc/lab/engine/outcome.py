@@ -119,17 +119,30 @@ class Judged(NamedTuple):
 
 
 def summarise(
-    folder: Path, config: Mapping[str, Any], manifest: Manifest, metrics: Mapping[str, float]
+    folder: Path,
+    config: Mapping[str, Any],
+    manifest: Manifest,
+    metrics: Mapping[str, float],
+    counts: Mapping[str, Mapping[str, float]] | None = None,
 ) -> dict[str, Any]:
-    """What result.json says of the losses of a run, from its stored series and last metrics."""
+    """What result.json says of the losses of a run, from its stored series and last metrics.
+
+    Args:
+        folder: Of the run.
+        config: Its config.json.
+        manifest: Of its series.
+        metrics: At the end.
+        counts: What was counted of each loss while training, if only means of steps are stored.
+    """
     reasons: list[tuple[int | None, str]] = []
     losses = {}
     for name in [n.removesuffix(".raw") for n in manifest if n.endswith(".raw")]:
         raw = read_series(folder, {"series": manifest}, f"{name}.raw")
         limited = raw
-        if config["losses_limited"]:
+        if config["losses_limited"] and counts is None:
             limited = read_series(folder, {"series": manifest}, f"{name}.limited")
-        judged = judge(raw, limited, float(config["diverged_above"]))
+        counted = None if counts is None else counts[name]
+        judged = judge(raw, limited, float(config["diverged_above"]), counted)
         losses[name] = judged.numbers
         reasons += [(judged.step, f"{name} {judged.words}")] if judged.words else []
     reasons += [(None, f"{n} is {_word(x)}") for n, x in metrics.items() if not math.isfinite(x)]
@@ -137,18 +150,24 @@ def summarise(
     return {"losses": losses, "diverged": words, "diverged_step": step}
 
 
-def judge(raw: NDArray[np.float32], limited: NDArray[np.float32], diverged_above: float) -> Judged:
+def judge(
+    raw: NDArray[np.float32],
+    limited: NDArray[np.float32],
+    diverged_above: float,
+    counts: Mapping[str, float] | None = None,
+) -> Judged:
     """Numbers about a loss, and whether it diverged.
 
     Args:
         raw: A row for each step, before limiting.
         limited: The same as it was trained with, or one loss for each step.
         diverged_above: Multiple of the median at first, above which the one at last has diverged.
+        counts: What was counted while training, where ``raw`` has but the mean of each step.
     """
     steps = np.flatnonzero(is_present(raw))
     means = _means(raw, steps)
     course = _course(means)
-    numbers = {**course, **_counts(raw, limited, steps)}
+    numbers = {**course, **(counts or _counts(raw, limited, steps))}
     step, words = _divergence(means, steps, course, diverged_above)
     return Judged({name: _finite(x) for name, x in numbers.items()}, step, words)
 
