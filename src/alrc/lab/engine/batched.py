@@ -15,7 +15,7 @@ from torch import Tensor
 from alrc.lab.api import Task
 from alrc.lab.engine.designs import Design, make_design
 from alrc.lab.engine.means import Tallies, row_means
-from alrc.lab.engine.outcome import evaluate
+from alrc.lab.engine.outcome import evaluate_all
 from alrc.lab.engine.rows import Rows
 from alrc.lab.engine.series import ABSENT, Series
 from alrc.lab.engine.spec import Spec, task_of
@@ -180,7 +180,7 @@ class Ensemble:
 
     def evaluate(self) -> list[list[float]]:
         """The metrics of each member."""
-        return [evaluate(self.task, networks) for networks in self.stack.networks]
+        return evaluate_all(self.task, self.stack.networks)
 
     def latest(self, count: int) -> float:
         """The median over members of the mean of their first loss over so many steps."""
@@ -266,8 +266,8 @@ class _Means:
                 kept[rows], shares[rows] = ensemble.tallies.add(name, rows, raw[rows], joined)
             if ensemble.is_limiting.any():
                 for kind, means in (("limited", kept), ("share", shares)):
-                    own = torch.where(ensemble.is_limiting, means, ensemble.absent)
-                    ensemble._record(f"{ALL}{name}.{kind}", own)
+                    column = torch.where(ensemble.is_limiting, means, ensemble.absent)
+                    ensemble._record(f"{ALL}{name}.{kind}", column)
         for name, limits in self.limits.items():
             ensemble._record(f"{ALL}{name}", limits)
 

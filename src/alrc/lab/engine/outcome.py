@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +17,15 @@ from alrc.lab.engine.files import storing, written_whole
 from alrc.lab.engine.randomness import kept, seed_all
 from alrc.lab.engine.series import Manifest, is_present, read_series
 
-__all__ = ["Judged", "evaluate", "judge", "last_tenth", "save_pictures", "summarise"]
+__all__ = [
+    "Judged",
+    "evaluate",
+    "evaluate_all",
+    "judge",
+    "last_tenth",
+    "save_pictures",
+    "summarise",
+]
 
 CHUNK = 2**22  # losses to look at at a time
 EVALUATION_SEED = 20_200_420  # unlike those of runs
@@ -30,16 +38,20 @@ def last_tenth(steps: int) -> int:
 
 @contextmanager
 def evaluating(networks: Networks) -> Iterator[None]:
-    """Evaluation mode without gradients; nothing of it is left afterwards.
+    """Evaluation mode without gradients; nothing of it is left afterwards."""
+    with kept(_device_of(networks)), _in_evaluation(networks):
+        yield
 
-    What is drawn is the same each time, so that metrics of a pair don't differ by it, nor those of
-    runs that were trained alone and together.
-    """
+
+@contextmanager
+def _in_evaluation(networks: Networks) -> Iterator[None]:
+    """What is drawn is the same each time, so that metrics of a pair don't differ by it, nor those
+    of runs that were trained alone and together."""
     modes = [(m, m.training) for network in networks.values() for m in network.modules()]
     try:
         for network in networks.values():
             network.eval()
-        with torch.no_grad(), kept(_device_of(networks)):
+        with torch.no_grad():
             seed_all(EVALUATION_SEED)
             yield
     finally:
@@ -58,8 +70,18 @@ def evaluate(task: Task, networks: Networks) -> list[float]:
     Raises:
         ValueError: If the task gives others than it lists.
     """
+    return evaluate_all(task, [networks])[0]
+
+
+def evaluate_all(task: Task, runs: Sequence[Networks]) -> list[list[float]]:
+    """The metrics of each run."""
+    with kept(_device_of(runs[0])):
+        return [_evaluate(task, networks) for networks in runs]
+
+
+def _evaluate(task: Task, networks: Networks) -> list[float]:
     names = [metric.name for metric in task.metrics]
-    with evaluating(networks):
+    with _in_evaluation(networks):
         values = task.evaluate(networks)
     if set(values) != set(names):
         raise ValueError(
