@@ -27,7 +27,7 @@ steps: it holds ``seeds``, ``parts``, ``workloads``, ``arms``, ``[set]`` and ``[
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -251,7 +251,7 @@ class _Reader:
         trials: Mapping[str, Mapping[str, tuple[Named, ...]]],
         tuning: tuple[int, ...],
     ) -> Workload:
-        where = f"workload {table.get('name', '')!s}: ".replace(" :", ":")
+        where = f"workload {table['name']}: " if "name" in table else "workload: "
         self.keys(table, KEYS, where)
         for key in NEEDED:
             if key not in table:
@@ -313,8 +313,8 @@ class _Reader:
     def evaluated(self, values: Mapping[str, Any], task: Named) -> dict[str, Any]:
         """With what runs of a benchmark have where the file says nothing else."""
         defaults = getattr(task.find(), "defaults", {})
-        steps = {**defaults, "steps": 0, **_training(values)}["steps"] or defaults.get("steps", 0)
-        every = max(steps // EVALUATIONS, 1) if type(steps) is int else None
+        steps = values.get("training.steps", defaults.get("steps"))
+        every = max(steps // EVALUATIONS, 1) if type(steps) is int else None  # refused elsewhere
         return {"training.store": "mean", "training.evaluate_every": every, **values}
 
     def check_names(self, workloads: Sequence[Workload]) -> None:
@@ -369,15 +369,7 @@ class _Reader:
                 f"workload {workload.name}: ",
             )
         trials = {arm: trials for arm, trials in workload.trials.items() if arm in wanted}
-        return Workload(
-            workload.name,
-            workload.part,
-            workload.table,
-            arms,
-            workload.seeds,
-            trials,
-            workload.grid,
-        )
+        return replace(workload, arms=arms, trials=trials)
 
     def texts(self, key: str, chosen: Mapping[str, Any]) -> list[str]:
         given = chosen.get(key, [])
@@ -385,7 +377,3 @@ class _Reader:
         if not isinstance(given, list) or not all(type(x) is str for x in given):
             raise self.error(f"{key} must be a list of names; got {given!r}")
         return given
-
-
-def _training(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {k.removeprefix("training."): v for k, v in values.items() if k.startswith("training.")}
