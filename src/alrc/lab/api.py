@@ -105,6 +105,10 @@ class Training(Options):
     checkpoint_seconds: Annotated[
         float, Ge(0), "Seconds between checkpoints, >= 0; what comes after one is lost in a kill."
     ] = 60.0
+    store: Annotated[
+        Literal["each", "mean"],
+        "Keep every loss, or the means of each step alone, without pictures and checkpoint.",
+    ] = "each"
     device: Annotated[str, "Where to train: cpu, cuda, cuda:1."] = "cpu"
     compile: Annotated[bool, "Send the networks through torch.compile."] = False
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from alrc.lab.cli.benchmark import run_benchmark
 from alrc.lab.cli.options import check_device, fail
 from alrc.lab.cli.report import report
 
@@ -61,6 +62,15 @@ def study(
             show_default=False,
         ),
     ] = None,
+    parts: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--part",
+            metavar="NAME",
+            help="Of a benchmark, run this part alone; may be given several times.",
+            show_default="all of them",
+        ),
+    ] = None,
     retry: Annotated[bool, typer.Option("--retry", help="Run those that failed again.")] = False,
 ) -> None:
     """Train each task of a study with each arm and seed, then write its report.
@@ -71,6 +81,7 @@ def study(
     """
     from rich.console import Console
 
+    from alrc.lab.engine.benchmark_file import is_benchmark
     from alrc.lab.engine.grid import Grid
     from alrc.lab.engine.jobs import plan
     from alrc.lab.exec.stopping import StudyStopped
@@ -79,7 +90,15 @@ def study(
     try:
         file = _file(what)
         out = out or Path("studies") / _name(file)
-        grid = Grid.read(file, _changes(changes or [], device))
+        changed = _changes(changes or [], device)
+        if is_benchmark(file):
+            run_benchmark(
+                file, changed, parts or [], out, lambda place: _workers(place, workers, ray), retry
+            )
+            return
+        if parts:
+            raise ValueError(f"--part must be of a benchmark, which has parts; {file} has none.")
+        grid = Grid.read(file, changed)
         there = [path.name for path in out.glob("runs/*")]
         specs = grid.named_specs(there)
         if others := len(set(there) - specs.keys()):

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from alrc.lab.api import Task
 from alrc.lab.engine.designs import Design, make_design
-from alrc.lab.engine.outcome import evaluate
+from alrc.lab.engine.means import Tallies, row_means
+from alrc.lab.engine.outcome import evaluate_all
 from alrc.lab.engine.rows import Rows
-from alrc.lab.engine.series import Series
+from alrc.lab.engine.series import ABSENT, Series
 from alrc.lab.engine.spec import Spec, task_of
 from alrc.lab.engine.stacking import Stack, refusal
 from alrc.lab.engine.steps import check_any_depends
@@ -90,6 +91,12 @@ class Ensemble:
         self.rows = self._shared_rows()
         self.step, self.seconds, self.first_loss, self.is_checked = 0, 0.0, "", False
         self.random = _random()
+        self.store = self.training.store
+        device = self.stack.values.device
+        self.tallies = Tallies(len(order), device)
+        limiting = [d.limits_losses for d in self.designs for _ in d.members]
+        self.is_limiting = torch.tensor(limiting, device=device)
+        self.absent = torch.from_numpy(np.full(len(order), ABSENT).view(np.float32)).to(device)
 
     def _shared_rows(self) -> list[Rows]:
         sharing = [d for d in self.designs if d.is_stacked]
@@ -114,6 +121,7 @@ class Ensemble:
             self.stack.check(batches)
             self.is_checked = True
         losses, logged = self.stack.losses(batches)
+        means = _Means(self, losses) if self.store == "mean" else None
         self.first_loss = self.first_loss or f"{ALL}{next(iter(losses))}.raw"
         for name, x in losses.items():
             self._record(f"{ALL}{name}.raw", x)
@@ -121,11 +129,17 @@ class Ensemble:
             self._record(f"{ALL}logged.{name}", x)
         sizes = [len(design.members) for design in self.designs]
         columns = {name: torch.split(x, sizes) for name, x in losses.items()}
-        limited = []
+        limited = list[tuple[range, Mapping[str, Tensor]]]()
         for i, design in enumerate(self.designs):
             own = {name: parts[i] for name, parts in columns.items()}
-            limited += design.limit(own, self._recorder(i))
-        minimised = self._minimise(limited)
+            done = design.limit(own, means.recorder(design) if means else self._recorder(i))
+            places = (
+                [design.members] if len(done) == 1 else [range(m, m + 1) for m in design.members]
+            )
+            limited += zip(places, done, strict=True)
+        if means is not None:
+            means.finish(limited)
+        minimised = self._minimise([own for _, own in limited])
         may_step: dict[Rows, list[bool]] = {rows: [] for rows in self.rows}
         for design in self.designs:
             steps_ok = design.after_backward(minimised[design.members.start : design.members.stop])
@@ -162,11 +176,11 @@ class Ensemble:
         return lambda name, rows: self._record(f"{_prefix(design)}{name}", rows)
 
     def _record(self, name: str, rows: Tensor) -> None:
-        self.series.record(self.step, name, rows)
+        self.series.record(self.step, name, row_means(rows) if self.store == "mean" else rows)
 
     def evaluate(self) -> list[list[float]]:
         """The metrics of each member."""
-        return [evaluate(self.task, networks) for networks in self.stack.networks]
+        return evaluate_all(self.task, self.stack.networks)
 
     def latest(self, count: int) -> float:
         """The median over members of the mean of their first loss over so many steps."""
@@ -189,6 +203,8 @@ class Ensemble:
             "step": self.step,
             "seconds": self.seconds,
             "first_loss": self.first_loss,
+            "store": self.store,
+            "tallies": self.tallies.state_dict(),
             "values": self.stack.values,
             "designs": [design.state_dict() for design in self.designs],
             "rows": [rows.state_dict() for rows in self.rows],
@@ -198,6 +214,8 @@ class Ensemble:
         """Goes on from where ``state`` was taken."""
         self.step, self.seconds = state["step"], state["seconds"]
         self.first_loss = state["first_loss"]
+        self.store = state.get("store", "each")  # as it began, whatever is asked for now
+        self.tallies.load_state_dict(state.get("tallies", {}))
         self.stack.values.copy_(state["values"])
         for design, saved in zip(self.designs, state["designs"], strict=True):
             design.load_state_dict(saved)
@@ -210,6 +228,48 @@ class Ensemble:
             if member in design.members:
                 yield from _under(_prefix(i), names, member - design.members.start)
         yield from _under(ALL, names, member)
+
+
+class _Means:
+    """The means of a step, of all members at once."""
+
+    def __init__(self, ensemble: Ensemble, losses: Mapping[str, Tensor]) -> None:
+        self.ensemble, self.limits = ensemble, dict[str, Tensor]()
+        self.losses = {name: x.detach().clone() for name, x in losses.items()}
+
+    def recorder(self, design: Design) -> Callable[[str, Tensor], None]:
+        """Keeps limits until the end of the step; limited losses are known then."""
+        span = slice(design.members.start, design.members.stop)
+
+        def record(name: str, rows: Tensor) -> None:
+            if name.endswith(".limit"):
+                if name not in self.limits:
+                    self.limits[name] = self.ensemble.absent.clone()
+                self.limits[name][span] = row_means(rows)
+
+        return record
+
+    def finish(self, limited: Sequence[tuple[range, Mapping[str, Tensor]]]) -> None:
+        """Counts and records what became of the losses."""
+        ensemble = self.ensemble
+        for name, raw in self.losses.items():
+            kept, shares = ensemble.absent.clone(), ensemble.absent.clone()
+            alike: dict[Any, list[tuple[range, Tensor]]] = {}
+            for places, own in limited:
+                alike.setdefault(own[name].shape[1:], []).append((places, own[name]))
+            for parts in alike.values():
+                members = [i for places, _ in parts for i in places]
+                rows: Any = slice(None)
+                if len(members) < len(raw):
+                    rows = torch.tensor(members, device=raw.device)
+                joined = torch.cat([x.detach() for _, x in parts])
+                kept[rows], shares[rows] = ensemble.tallies.add(name, rows, raw[rows], joined)
+            if ensemble.is_limiting.any():
+                for kind, means in (("limited", kept), ("share", shares)):
+                    column = torch.where(ensemble.is_limiting, means, ensemble.absent)
+                    ensemble._record(f"{ALL}{name}.{kind}", column)
+        for name, limits in self.limits.items():
+            ensemble._record(f"{ALL}{name}", limits)
 
 
 def _random() -> bytes:

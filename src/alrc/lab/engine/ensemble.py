@@ -107,12 +107,14 @@ def _store(
     with written_together():
         for name, own in folders.items():
             i = order.index(name)
+            mean = ensemble.store == "mean"
             member = Trained(
                 ensemble.task,
                 ensemble.stack.networks[i],
                 written[name],
                 ensemble.step,
                 ensemble.seconds / len(order),
+                ensemble.tallies.of(i) if mean else None,
             )
             rows = [[float(step), *metrics[i]] for step, *metrics in evaluations]
             own.versions = folder.versions

@@ -1,7 +1,7 @@
 """What a study crosses with what, and what its runs are called."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import product
 from pathlib import Path
@@ -12,7 +12,7 @@ from alrc.lab.engine.naming import Named
 from alrc.lab.engine.spec import Spec
 from alrc.lab.engine.study_file import read_file
 
-__all__ = ["Grid"]
+__all__ = ["Grid", "named"]
 
 LONGEST_NAME = 150  # characters; file systems take 255 bytes
 
@@ -86,7 +86,6 @@ class Grid:
         Args:
             there: Names of run folders that exist; a run keeps the one that it has.
         """
-        known = {name.rpartition("-")[2]: name for name in there}
         specs = self.specs()
         facts = [_facts(spec) for spec in specs]
         self._check_primary(facts)
@@ -95,17 +94,15 @@ class Grid:
             for key, value in fact.items():
                 found.setdefault((fact["task"], key), set()).add(repr(value))
         several = len({fact["task"] for fact in facts}) > 1
-        named = {}
-        for spec, fact in zip(specs, facts, strict=True):
-            words = [
+        words = [
+            [
                 _word(key, value)
                 for key, value in fact.items()
                 if len(found[fact["task"], key]) > 1 or (several and key == "task")
             ]
-            name = "-".join([*words, f"seed{spec.seed}"])
-            name = re.sub(r"[^A-Za-z0-9._=+-]+", "-", name)[:LONGEST_NAME].strip("-.")
-            named[known.get(spec.digest, f"{name}-{spec.digest}")] = spec
-        return named
+            for fact in facts
+        ]
+        return named(zip(words, specs, strict=True), there)
 
     def _check_primary(self, facts: list[dict[str, Any]]) -> None:
         wanted = dict(self.primary or {})
@@ -154,6 +151,24 @@ class Grid:
                 "default for it. Add it under [set]."
             )
         return Training(**options)
+
+
+def named(
+    specs: Iterable[tuple[Sequence[str], Spec]], there: Iterable[str] = ()
+) -> dict[str, Spec]:
+    """Runs by name: words that tell what varies, the seed, and eight digits that stay.
+
+    Args:
+        specs: The words, and the run.
+        there: Names of run folders that exist; a run keeps the one that it has.
+    """
+    known = {name.rpartition("-")[2]: name for name in there}
+    found = {}
+    for words, spec in specs:
+        name = "-".join([*words, f"seed{spec.seed}"])
+        name = re.sub(r"[^A-Za-z0-9._=+-]+", "-", name)[:LONGEST_NAME].strip("-.")
+        found[known.get(spec.digest, f"{name}-{spec.digest}")] = spec
+    return found
 
 
 def _part(choice: Mapping[str, Any], part: str) -> dict[str, Any]:

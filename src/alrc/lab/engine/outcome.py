@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +17,15 @@ from alrc.lab.engine.files import storing, written_whole
 from alrc.lab.engine.randomness import kept, seed_all
 from alrc.lab.engine.series import Manifest, is_present, read_series
 
-__all__ = ["Judged", "evaluate", "judge", "last_tenth", "save_pictures", "summarise"]
+__all__ = [
+    "Judged",
+    "evaluate",
+    "evaluate_all",
+    "judge",
+    "last_tenth",
+    "save_pictures",
+    "summarise",
+]
 
 CHUNK = 2**22  # losses to look at at a time
 EVALUATION_SEED = 20_200_420  # unlike those of runs
@@ -30,16 +38,20 @@ def last_tenth(steps: int) -> int:
 
 @contextmanager
 def evaluating(networks: Networks) -> Iterator[None]:
-    """Evaluation mode without gradients; nothing of it is left afterwards.
+    """Evaluation mode without gradients; nothing of it is left afterwards."""
+    with kept(_device_of(networks)), _in_evaluation(networks):
+        yield
 
-    What is drawn is the same each time, so that metrics of a pair don't differ by it, nor those of
-    runs that were trained alone and together.
-    """
+
+@contextmanager
+def _in_evaluation(networks: Networks) -> Iterator[None]:
+    """What is drawn is the same each time, so that metrics of a pair don't differ by it, nor those
+    of runs that were trained alone and together."""
     modes = [(m, m.training) for network in networks.values() for m in network.modules()]
     try:
         for network in networks.values():
             network.eval()
-        with torch.no_grad(), kept(_device_of(networks)):
+        with torch.no_grad():
             seed_all(EVALUATION_SEED)
             yield
     finally:
@@ -58,8 +70,18 @@ def evaluate(task: Task, networks: Networks) -> list[float]:
     Raises:
         ValueError: If the task gives others than it lists.
     """
+    return evaluate_all(task, [networks])[0]
+
+
+def evaluate_all(task: Task, runs: Sequence[Networks]) -> list[list[float]]:
+    """The metrics of each run."""
+    with kept(_device_of(runs[0])):
+        return [_evaluate(task, networks) for networks in runs]
+
+
+def _evaluate(task: Task, networks: Networks) -> list[float]:
     names = [metric.name for metric in task.metrics]
-    with evaluating(networks):
+    with _in_evaluation(networks):
         values = task.evaluate(networks)
     if set(values) != set(names):
         raise ValueError(
@@ -119,17 +141,30 @@ class Judged(NamedTuple):
 
 
 def summarise(
-    folder: Path, config: Mapping[str, Any], manifest: Manifest, metrics: Mapping[str, float]
+    folder: Path,
+    config: Mapping[str, Any],
+    manifest: Manifest,
+    metrics: Mapping[str, float],
+    counts: Mapping[str, Mapping[str, float]] | None = None,
 ) -> dict[str, Any]:
-    """What result.json says of the losses of a run, from its stored series and last metrics."""
+    """What result.json says of the losses of a run, from its stored series and last metrics.
+
+    Args:
+        folder: Of the run.
+        config: Its config.json.
+        manifest: Of its series.
+        metrics: At the end.
+        counts: What was counted of each loss while training, if only means of steps are stored.
+    """
     reasons: list[tuple[int | None, str]] = []
     losses = {}
     for name in [n.removesuffix(".raw") for n in manifest if n.endswith(".raw")]:
         raw = read_series(folder, {"series": manifest}, f"{name}.raw")
         limited = raw
-        if config["losses_limited"]:
+        if config["losses_limited"] and counts is None:
             limited = read_series(folder, {"series": manifest}, f"{name}.limited")
-        judged = judge(raw, limited, float(config["diverged_above"]))
+        counted = None if counts is None else counts[name]
+        judged = judge(raw, limited, float(config["diverged_above"]), counted)
         losses[name] = judged.numbers
         reasons += [(judged.step, f"{name} {judged.words}")] if judged.words else []
     reasons += [(None, f"{n} is {_word(x)}") for n, x in metrics.items() if not math.isfinite(x)]
@@ -137,18 +172,24 @@ def summarise(
     return {"losses": losses, "diverged": words, "diverged_step": step}
 
 
-def judge(raw: NDArray[np.float32], limited: NDArray[np.float32], diverged_above: float) -> Judged:
+def judge(
+    raw: NDArray[np.float32],
+    limited: NDArray[np.float32],
+    diverged_above: float,
+    counts: Mapping[str, float] | None = None,
+) -> Judged:
     """Numbers about a loss, and whether it diverged.
 
     Args:
         raw: A row for each step, before limiting.
         limited: The same as it was trained with, or one loss for each step.
         diverged_above: Multiple of the median at first, above which the one at last has diverged.
+        counts: What was counted while training, where ``raw`` has but the mean of each step.
     """
     steps = np.flatnonzero(is_present(raw))
     means = _means(raw, steps)
     course = _course(means)
-    numbers = {**course, **_counts(raw, limited, steps)}
+    numbers = {**course, **(counts or _counts(raw, limited, steps))}
     step, words = _divergence(means, steps, course, diverged_above)
     return Judged({name: _finite(x) for name, x in numbers.items()}, step, words)
 

@@ -15,7 +15,10 @@ __all__ = ["build", "kept", "random_state", "seed_all", "set_random_state"]
 
 def seed_all(seed: int) -> None:
     """Lets all that is drawn follow from a seed."""
-    torch.manual_seed(seed)
+    # Not torch.manual_seed, which takes milliseconds to note who called it.
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_available():
+        torch.cuda.manual_seed_all(seed)
     np.random.seed([seed % 2**32, seed // 2**32])
     random.seed(seed)
 

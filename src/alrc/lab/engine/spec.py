@@ -16,7 +16,7 @@ from alrc.lab.engine.stored import FORMAT
 __all__ = ["Spec", "task_of"]
 
 # These change nothing in training, and may be others when it goes on.
-NOT_FIXING = ("evaluate_every", "checkpoint_seconds")
+NOT_FIXING = ("evaluate_every", "checkpoint_seconds", "store")
 
 
 @dataclass(frozen=True)

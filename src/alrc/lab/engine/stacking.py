@@ -1,5 +1,6 @@
 """Networks of several runs as one network with a dimension more."""
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -43,10 +44,11 @@ class Stack:
     def __init__(self, task: Task, seeds: Sequence[int], device: torch.device) -> None:
         self.task, self.seeds = task, list(dict.fromkeys(seeds))
         self.seed_of = torch.tensor([self.seeds.index(seed) for seed in seeds], device=device)
-        self.networks = [
-            {name: network.to(device) for name, network in build(task, seed).items()}
-            for seed in seeds
-        ]
+        built = {
+            seed: {name: network.to(device) for name, network in build(task, seed).items()}
+            for seed in self.seeds
+        }
+        self.networks = [copy.deepcopy(built[seed]) for seed in seeds]
         first = self._named(self.networks[0])
         trained = [name for name, x in first.items() if _is_trained(x)]
         self._check_parameters([first[name] for name in trained])

@@ -26,7 +26,7 @@ from typing import Any
 
 from alrc.lab.engine.naming import Kind, Named
 
-__all__ = ["flat", "read_file"]
+__all__ = ["flat", "read_file", "read_toml", "seeds_of"]
 
 KEYS = ("task", "tasks", "arms", "seeds", "primary", "ensembles", "set", "cross", "zip")
 PARTS = ("task", "arm", "training")
@@ -42,16 +42,24 @@ def read_file(file: Path, changes: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: If it does not describe a study.
     """
+    return _Reader(str(file), file.parent).read(read_toml(file), changes)
+
+
+def read_toml(file: Path) -> dict[str, Any]:
+    """What a file holds.
+
+    Raises:
+        ValueError: If it is no TOML file.
+    """
     if not file.is_file():
         kind = "a folder" if file.is_dir() else "missing"
         raise ValueError(f"{file} must be a TOML file that describes a study; it is {kind}.")
     try:
-        content = tomllib.loads(file.read_text(encoding="utf-8"))
+        return tomllib.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:  # UnicodeDecodeError is one too
         raise ValueError(f"{file} must be a TOML file; {error}.") from None
     except RecursionError:
         raise ValueError(f"{file} must be a TOML file; it is nested too deeply.") from None
-    return _Reader(str(file), file.parent).read(content, changes)
 
 
 class _Reader:
@@ -125,18 +133,10 @@ class _Reader:
         return tuple(Named.parse(kind, text, self.folder) for text in given)
 
     def seeds(self, given: Any) -> tuple[int, ...]:
-        seeds = list(range(given)) if type(given) is int and 0 < given < 10**6 else given
-        if (
-            not isinstance(seeds, list)
-            or not seeds
-            or not all(type(x) is int and 0 <= x < 2**63 for x in seeds)
-            or len(set(seeds)) < len(seeds)
-        ):
-            raise self.error(
-                "seeds must be a number of seeds >= 1, or a list of different whole numbers >= 0; "
-                f"got {given!r}"
-            )
-        return tuple(seeds)
+        try:
+            return seeds_of(given)
+        except ValueError as refusal:
+            raise self.error(str(refusal)) from None
 
     def primary(self, given: Any) -> dict[str, Any] | None:
         if given is None:
@@ -148,6 +148,26 @@ class _Reader:
             )
         arm = Named.parse("arm", given["arm"], self.folder).spelled
         return {**flat(given), "arm": arm}
+
+
+def seeds_of(given: Any) -> tuple[int, ...]:
+    """So many seeds from 0 on, or those that are listed.
+
+    Raises:
+        ValueError: If they are neither; without a full stop.
+    """
+    seeds = list(range(given)) if type(given) is int and 0 < given < 10**6 else given
+    if (
+        not isinstance(seeds, list)
+        or not seeds
+        or not all(type(x) is int and 0 <= x < 2**63 for x in seeds)
+        or len(set(seeds)) < len(seeds)
+    ):
+        raise ValueError(
+            "seeds must be a number of seeds >= 1, or a list of different whole numbers >= 0; got "
+            f"{given!r}"
+        )
+    return tuple(seeds)
 
 
 def flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

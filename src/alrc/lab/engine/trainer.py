@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from alrc.lab.api import Arm, Networks
+from alrc.lab.engine.means import Tallies, row_means
 from alrc.lab.engine.outcome import evaluate
 from alrc.lab.engine.randomness import build, random_state, seed_all, set_random_state
 from alrc.lab.engine.series import Series
@@ -54,6 +55,7 @@ class Trainer:
         }
         self.limits_losses: bool = spec.config["losses_limited"]
         self.step, self.seconds, self.first_loss = 0, 0.0, ""
+        self.store, self.tallies = self.training.store, Tallies(1, self.device)
         seed_all(spec.seed)  # for networks with dropout, say
         for arm in arms.values():
             arm.begin(self.device)
@@ -78,8 +80,14 @@ class Trainer:
             record(f"{name}.raw", losses)
             if (limit := arm.threshold(name)) is not None:
                 record(f"{name}.limit", limit)
+            before = losses.detach().clone() if self.store == "mean" else losses
             limited[name] = arm.limit(name, losses)  # the one line
-            if self.limits_losses:
+            if self.store == "mean":
+                kept, share = self.tallies.add(name, slice(None), before[None], limited[name][None])
+                if self.limits_losses:
+                    record(f"{name}.limited", kept[0])
+                    record(f"{name}.share", share[0])
+            elif self.limits_losses:
                 record(f"{name}.limited", limited[name])
         for name, value in outcome.logged.items():
             record(f"logged.{name}", value)
@@ -95,6 +103,8 @@ class Trainer:
             record(f"arm.{name}.{phase}", number)
 
     def _record(self, name: str, row: Tensor | float) -> None:
+        if self.store == "mean":
+            row = row_means(torch.as_tensor(row)[None])[0]
         self.series.record(self.step, name, row)
 
     def batches(self) -> Iterator[Any]:
@@ -115,6 +125,8 @@ class Trainer:
             "step": self.step,
             "seconds": self.seconds,
             "first_loss": self.first_loss,
+            "store": self.store,
+            "tallies": self.tallies.state_dict(),
             "random": random_state(self.device),
             "frozen": {name: _frozen(network) for name, network in self.networks.items()},
             **{
@@ -126,6 +138,8 @@ class Trainer:
         """Goes on from where ``state`` was taken."""
         self.step, self.seconds = state["step"], state["seconds"]
         self.first_loss = state["first_loss"]
+        self.store = state.get("store", "each")  # as it began, whatever is asked for now
+        self.tallies.load_state_dict(state.get("tallies", {}))
         set_random_state(state["random"], self.device)
         for kind, parts in self._parts():
             for name, part in parts.items():

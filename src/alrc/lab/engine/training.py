@@ -41,6 +41,7 @@ class Trained:
     series: Series
     step: int
     seconds: float
+    counts: Mapping[str, Mapping[str, float]] | None = None  # of losses, if means alone are stored
 
 
 class Trains(Protocol):
@@ -93,8 +94,12 @@ def train(
     state, series = folder.load_checkpoint(spec.training.device)
     trainer = Trainer(spec, series)
     evaluations = go_on(trainer, folder, state, report, stop)
-    trained = Trained(trainer.task, trainer.networks, series, trainer.step, trainer.seconds)
-    return finish(spec, folder, trained, evaluations)
+    counts = trainer.tallies.of(0) if trainer.store == "mean" else None
+    trained = Trained(trainer.task, trainer.networks, series, trainer.step, trainer.seconds, counts)
+    result = finish(spec, folder, trained, evaluations)
+    if counts is not None:
+        (folder.path / "checkpoint.pt").unlink()
+    return result
 
 
 def go_on(
@@ -160,14 +165,16 @@ def finish(
     """
     names = [metric.name for metric in run.task.metrics]
     metrics = dict(zip(names, evaluations[-1][1:], strict=True))
-    manifest = run.series.manifest
+    manifest, counts = run.series.manifest, run.counts
+    pictures = [] if counts is not None else save_pictures(run.task, run.networks, folder.path)
     result = {
         "format": FORMAT,
         "steps": run.step,
         "seconds": run.seconds,
         "metrics": {n: x if math.isfinite(x) else None for n, x in metrics.items()},
-        **summarise(folder.path, spec.config, manifest, metrics),
-        "pictures": save_pictures(run.task, run.networks, folder.path),
+        **summarise(folder.path, spec.config, manifest, metrics, counts),
+        "pictures": pictures,
+        "store": "each" if counts is None else "mean",
         "series": manifest,
         "evaluation": save_evaluations(folder.path, evaluations),
         "versions": folder.versions,

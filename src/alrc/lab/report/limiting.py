@@ -45,6 +45,8 @@ def limiting_figures(study: Study, setting: Setting, index: int) -> Iterator[Ima
             there = [run for run in runs if run.has(f"{name}.raw") and run.has(f"{name}.limited")]
             if there:
                 title, file = f"{study.labels[setting]}: {arm}", f"setting{index}-arm{a}-loss{n}"
+                if any(run.result.get("store") == "mean" for run in there):
+                    title += ", means of steps"  # the losses were not kept
                 yield _over_steps(there[0], name, title, file)
                 yield _histogram(there, name, title, f"{file}-histogram")
 
