@@ -13,9 +13,9 @@ from alrc.lab.engine.files import Damaged
 __all__ = ["PLAIN", "Bench", "Run", "Workload", "read_bench"]
 
 PLAIN = "off"  # the arm that does nothing, against which all others are measured
-COLUMNS = tuple(
-    "workload arm tuned seed first second diverged spikes reached limited kept".split(" ")
-)
+METRICS = ("first", "second")
+MEASURED = ("diverged", "spikes", "reached", "limited", "kept")
+COLUMNS = ("workload", "arm", "tuned", "seed", *METRICS, *MEASURED)
 KINDS = ("broken", "calm", "trap")
 FAMILIES = ("regression", "images", "control", "classification", "language")
 WORDS = ("part", "title", "kind", "family", "breaks", "remedy", "task")
