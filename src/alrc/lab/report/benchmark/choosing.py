@@ -138,7 +138,7 @@ def _refusal(effects: Effects, arm: str, families: tuple[str, ...]) -> str:
             pooled = effects.pooled(arm, calm, which)
             if pooled is not None and pooled.interval[1] > TOLERANCE:
                 return (
-                    f"calm {family} may cost {math.expm1(pooled.interval[1]):+.1%} of its {which} "
+                    f"calm {family} may cost {math.expm1(pooled.interval[1]):+.2%} of its {which} "
                     "metric"
                 )
         for w in calm:

@@ -8,7 +8,6 @@ from alrc.lab.report.benchmark.compact import Bench
 from alrc.lab.report.benchmark.decision import Decision
 from alrc.lab.report.benchmark.effects import Effect, Estimate
 from alrc.lab.report.benchmark.summaries import Summary
-from alrc.lab.report.comparing import percent
 
 __all__ = ["between", "change", "effect_words", "listed", "main_arms", "shown_arms", "told"]
 
@@ -21,7 +20,10 @@ def change(log: float) -> str:
     """A logarithm of a ratio as a change in percent."""
     if not math.isfinite(log):
         return "not known" if math.isnan(log) else "unbounded"
-    return percent(math.expm1(log))
+    number = 100 * math.expm1(log)
+    digits = 2 if abs(number) < 0.995 else 1 if abs(number) < 99.95 else 0
+    words = f"{number:+,.{digits}f}"
+    return f"{words if float(words.replace(',', '')) else '0'}\u00a0%"  # not parted at a line's end
 
 
 def between(estimate: Estimate) -> str:
@@ -71,9 +73,15 @@ def rivals(bench: Bench, summaries: dict[str, Summary]) -> list[str]:
 
 
 def shown_arms(bench: Bench, decision: Decision, summaries: dict[str, Summary]) -> list[str]:
-    """Rows of the matrix: the settings that matter, then the rivals."""
-    own = settings(bench, decision)
-    return (own + rivals(bench, summaries))[: max(ROWS, len(own))]
+    """Rows of the matrix: the settings that matter, and the rivals.
+
+    Special rivals, which run only where they can, stay; of the others those with the largest gain.
+    """
+    own, others = settings(bench, decision), rivals(bench, summaries)
+    broken = max((summaries[a].broken for a in others), default=0)
+    special = [a for a in others if summaries[a].broken < broken]
+    everywhere = [a for a in others if a not in special]
+    return own + everywhere[: max(ROWS - len(own) - len(special), MAIN)] + special
 
 
 def main_arms(bench: Bench, decision: Decision, summaries: dict[str, Summary]) -> list[str]:
