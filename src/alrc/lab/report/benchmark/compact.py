@@ -18,7 +18,7 @@ MEASURED = ("diverged", "spikes", "reached", "limited", "kept")
 COLUMNS = ("workload", "arm", "tuned", "seed", *METRICS, *MEASURED)
 KINDS = ("broken", "calm", "trap")
 FAMILIES = ("regression", "images", "control", "classification", "language")
-WORDS = ("part", "title", "kind", "family", "breaks", "remedy", "task")
+WORDS = ("part", "title", "kind", "family", "task")
 NOT_PARTS = ("step_cost.csv", "matrix.csv", "arms.csv", "decision.json")
 MEND = "Write the compact files anew from the runs."
 
@@ -217,6 +217,9 @@ def _about(file: Path, name: str, given: Any) -> dict[str, Any]:
         raise refuse("the table", "a table")
     for key in WORDS:
         if not isinstance(given.get(key), str) or not given[key]:
+            raise refuse(key, "text")
+    for key in ("breaks", "remedy"):
+        if not isinstance(given.setdefault(key, ""), str):
             raise refuse(key, "text")
     for key, choices in (("kind", KINDS), ("family", FAMILIES)):
         if given[key] not in choices:

@@ -155,8 +155,8 @@ def decision_words(effects: Effects, decision: Decision) -> Iterator[str]:
         ]
         shown = "shown" if d.primary.shown else "not shown"
         yield (
-            f"{sentence(listed(each))}. **The gain to quote is their mean, {told(d.quoted)}**; that "
-            f"it is below 0, the one declared test of this page, is {shown} at 5 %."
+            f"{sentence(listed(each))}. **The gain to quote is their mean, {told(d.quoted)}**; "
+            f"that it is below 0, the one declared test of this page, is {shown} at 5 %."
         )
         some = sum(level.shown for level in d.secondary.values())
         if d.primary.shown:

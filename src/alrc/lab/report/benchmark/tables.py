@@ -159,7 +159,7 @@ def part_tables(effects: Effects, default: str) -> Iterator[Block]:
 def _workload_row(effects: Effects, w: Workload, default: str) -> list[str]:
     arms = [arm for arm in w.runs if arm != PLAIN]
     best = min(arms, key=lambda arm: effects.effect(w, arm).estimate.value, default=None)
-    row = [text(w.title), w.kind, text(w.about["breaks"]), text(w.about["remedy"])]
+    row = [text(w.title), w.kind, *(text(w.about[key]) or "-" for key in ("breaks", "remedy"))]
     row += ["-", "-"] if best is None else [code(best), effect_words(effects.effect(w, best))]
     if default not in w.runs:
         return [*row, "not run", "-"]
@@ -210,11 +210,13 @@ def table_rows(effects: Effects, decision: Decision) -> list[list[str]]:
         if not broken or label not in bench.arms:
             continue
         calm = bench.of("calm", families=(family,))
-        breaks = dict.fromkeys(str(w.about["breaks"]).rstrip(".") for w in broken)
+        breaks = dict.fromkeys(
+            str(w.about["breaks"]).rstrip(".") for w in broken if w.about["breaks"]
+        )
         rows.append(
             [
                 family,
-                text("; ".join(list(breaks)[:2])),
+                text("; ".join(list(breaks)[:2])) or "-",
                 code(arguments(label)),
                 _of(effects.pooled(label, broken)),
                 _of(effects.pooled(label, calm)),
