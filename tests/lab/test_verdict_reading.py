@@ -113,7 +113,7 @@ def test_a_table_that_is_not_as_it_has_to_be_is_refused(
         ({"part": "x"}, "part of w must be targets, as the file is called; got 'x'."),
         (
             {"seeds": [1, 1]},
-            "seeds of w must be a number of seeds or a list of them, at least 2; got [1, 1].",
+            "seeds of w must be a number of seeds or a list of them, each once; got [1, 1].",
         ),
         (
             {"metrics": []},

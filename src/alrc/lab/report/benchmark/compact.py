@@ -228,10 +228,10 @@ def _about(file: Path, name: str, given: Any) -> dict[str, Any]:
         raise refuse("part", f"{file.stem}, as the file is called")
     seeds = given.get("seeds")
     if isinstance(seeds, bool) or not (
-        (isinstance(seeds, int) and seeds >= 2)
-        or (isinstance(seeds, list) and len({s for s in seeds if type(s) is int}) == len(seeds) > 1)
+        (isinstance(seeds, int) and seeds >= 1)
+        or (isinstance(seeds, list) and len({s for s in seeds if type(s) is int}) == len(seeds) > 0)
     ):
-        raise refuse("seeds", "a number of seeds or a list of them, at least 2")
+        raise refuse("seeds", "a number of seeds or a list of them, each once")
     metrics = given.get("metrics")
     if not isinstance(metrics, list) or not metrics or not all(map(_is_metric, metrics)):
         raise refuse("metrics", "a list of name, unit and better ('lower' or 'higher')")

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 from alrc.lab.report.benchmark.choosing import CANDIDATES, PAPER
-from alrc.lab.report.benchmark.compact import Bench
+from alrc.lab.report.benchmark.compact import PLAIN, Bench
 from alrc.lab.report.benchmark.decision import Decision
 from alrc.lab.report.benchmark.effects import Effect, Estimate
 from alrc.lab.report.benchmark.summaries import Summary
@@ -81,7 +81,7 @@ def shown_arms(bench: Bench, decision: Decision, summaries: dict[str, Summary]) 
     broken = max((summaries[a].broken for a in others), default=0)
     special = [a for a in others if summaries[a].broken < broken]
     everywhere = [a for a in others if a not in special]
-    return own + everywhere[: max(ROWS - len(own) - len(special), MAIN)] + special
+    return own + everywhere[: max(ROWS - len(own) - len(special), MAIN)] + special or [PLAIN]
 
 
 def main_arms(bench: Bench, decision: Decision, summaries: dict[str, Summary]) -> list[str]:
@@ -90,4 +90,4 @@ def main_arms(bench: Bench, decision: Decision, summaries: dict[str, Summary]) -
     wanted = [d.default.label, PAPER, d.best_linear, d.best_log, *d.recommended.values()]
     own = [a for a in dict.fromkeys(wanted) if a is not None and a in bench.arms]
     everywhere = [a for a in rivals(bench, summaries) if summaries[a].broken == broken]
-    return (own + everywhere)[:MAIN]
+    return (own + everywhere)[:MAIN] or [PLAIN]
