@@ -143,6 +143,18 @@ def test_iv_a_choice_that_gains_nothing_more_is_not_recommended(tmp_path: Path) 
     assert d.recommended == {"regression-like": DIRTY, "cross-entropy-like": DIRTY}
 
 
+def test_iv_a_group_in_which_the_default_is_not_admissible_gets_its_own_choice(
+    tmp_path: Path,
+) -> None:
+    loud = workloads(GAINS | {FAST: -1.5}, NONE | {DIRTY: 0.05})
+    quiet = GAINS | {FAST: -0.2, DIRTY: -0.2}
+    text = pair(Made("text", quiet, part="text", family="language"), NONE, noise=CALM)
+    trap = replace(text[0], name="rare", kind="trap", effects=NONE | {FAST: 0.5})
+    d = decided(tmp_path, loud, [*text, trap])
+    assert d.default.label == FAST
+    assert d.recommended == {"regression-like": FAST, "cross-entropy-like": LOG}
+
+
 def test_v_each_half_chooses_and_the_other_half_tells(tmp_path: Path) -> None:
     # On even seeds FAST diverges where it would be best, on odd ones DIRTY: neither half is right.
     lost = {FAST: range(1, 20, 2), DIRTY: range(0, 20, 2)}
@@ -173,6 +185,14 @@ def test_vi_log_goes_into_the_core_only_if_it_beats_linear(tmp_path: Path) -> No
     (tmp_path / "c").mkdir()
     d = decided(tmp_path / "c", workloads(GAINS | {LOG: -1.1}, NONE | {LOG: 0.05}))
     assert (d.default.label, d.best_log, d.log_in_core) == (DIRTY, None, False)
+
+
+def test_vi_log_has_to_beat_linear_by_what_is_resolved(tmp_path: Path) -> None:
+    close = GAINS | {LOG: -0.91}
+    d = decided(tmp_path, pair(Made("a", close, noise=0.2), NONE, noise=CALM))
+    assert d.log_over_linear is not None
+    assert d.log_over_linear.interval[0] < 0 < d.log_over_linear.interval[1]
+    assert not d.log_in_core
 
 
 def test_a_choice_that_rests_on_one_part_is_told(tmp_path: Path) -> None:

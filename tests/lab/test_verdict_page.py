@@ -83,11 +83,16 @@ def test_the_first_paragraph_says_where_it_helps_does_nothing_hurts_and_loses(
     draw_nothing(monkeypatch)
     workloads = made()
     workloads[0] = replace(workloads[0], effects=GAINS | {"clip-grad-norm": -0.9})
+    for i in (1, 3):
+        workloads[i] = replace(workloads[i], same=["alrc recency=4"])
     lead = page(tmp_path, workloads).split("\n\n")[1]
     assert lead.startswith("This is about ALRC as `alrc recency=4`, one loss per example, against")
     assert "**Helps** in 2 of 2 workloads where something breaks, most in t" in lead
     assert "on seeds that did not choose it." in lead
-    assert "**Does nothing** that so many seeds can show in 2 workloads (2 calm)." in lead
+    assert (
+        "**Does nothing** that so many seeds can show in 2 workloads (2 calm); in 2 of them the "
+        "runs are identical."
+    ) in lead
     assert "**Hurts** in 1 workload (1 trap): rare +3" in lead
     assert "**Loses** to `clip-grad-norm` in 2 of 5: tables (+3" in lead
     assert "it beats it in 1." in lead

@@ -153,6 +153,14 @@ def test_means_weigh_parts_alike_and_average_a_part_seed_by_seed(two_parts: Effe
     assert found.p == pytest.approx(welch.pvalue)
 
 
+def test_two_arms_are_compared_pair_by_pair(tmp_path: Path) -> None:
+    effects, w = only(tmp_path, Made("w", {"alrc": -0.3, "zclip": -0.2}, noise=0.1))
+    t = stats.ttest_rel(np.log(values(w, "alrc")), np.log(values(w, "zclip")))
+    found = effects.pooled("alrc", [w], against="zclip")
+    assert found is not None
+    assert found.interval == pytest.approx(tuple(t.confidence_interval(0.95)))
+
+
 def test_workloads_of_a_part_with_other_seeds_count_as_if_they_went_together() -> None:
     rng = np.random.default_rng(0)
     many, few = (dict(enumerate(rng.normal(0, 1, n))) for n in (20, 10))

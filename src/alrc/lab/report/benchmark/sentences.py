@@ -37,6 +37,8 @@ def lead(effects: Effects, decision: Decision) -> str:
             f"breaks{_most(effects, arm, helped)}; mean change of the held-out error {told(gain)} "
             f"{how}."
         )
+    if also := [w for w in ran if w.kind != "broken" and ends[w][1] < 0]:
+        sentences.append(f"It is better in {plural(len(also), 'other workload')}{_by_kind(also)}.")
     nothing = [w for w in ran if ends[w][0] <= 0 <= ends[w][1]]
     same = sum(effects.effect(w, arm).identical for w in nothing)
     sentences.append(
