@@ -82,9 +82,9 @@ def test_the_first_paragraph_says_where_it_helps_does_nothing_hurts_and_loses(
 ) -> None:
     draw_nothing(monkeypatch)
     workloads = made()
-    workloads[0] = replace(workloads[0], effects=GAINS | {"clip-grad-norm": -0.9})
+    workloads[0] = replace(workloads[0], effects=GAINS | {"clip-grad-norm": -1.2})
     for i in (1, 3):
-        workloads[i] = replace(workloads[i], same=["alrc recency=4"])
+        workloads[i] = replace(workloads[i], same=["alrc recency=4", "clip-grad-norm"])
     lead = page(tmp_path, workloads).split("\n\n")[1]
     assert lead.startswith("This is about ALRC as `alrc recency=4`, one loss per example, against")
     assert "**Helps** in 2 of 2 workloads where something breaks, most in t" in lead
@@ -94,7 +94,7 @@ def test_the_first_paragraph_says_where_it_helps_does_nothing_hurts_and_loses(
         "runs are identical."
     ) in lead
     assert "**Hurts** in 1 workload (1 trap): rare +3" in lead
-    assert "**Loses** to `clip-grad-norm` in 2 of 5: tables (+3" in lead
+    assert "**Loses** to `clip-grad-norm` in 2 of 5: tables (+8" in lead
     assert "it beats it in 1." in lead
 
 

@@ -21,7 +21,7 @@ __all__ = ["ABSENT", "cell_words", "draw_matrix", "ordered"]
 MAP = LinearSegmentedColormap.from_list("change", ["#00507E", "#5FA8D3", "#FFFFFF", "#F5C869"])
 ABSENT = "#EEEEEE"
 STRONGEST = math.log(10)
-CELL, ROW, LABELS = 0.43, 0.215, 2.35  # inches
+CELL, ROW, LETTER = 0.43, 0.215, 0.078  # inches; of a label's letters
 DARK = 0.32  # of the map, up to which words are white
 TITLES = {
     "broken": "Where something breaks training",
@@ -58,12 +58,13 @@ def draw_matrix(effects: Effects, arms: Sequence[str]) -> Figure:
     panels = [[k for k in group if k in kinds] for group in (["broken"], ["calm", "trap"])]
     panels = [panel for panel in panels if panel]
     columns = max(sum(len(kinds[k]) for k in panel) for panel in panels)
+    labels = 0.2 + LETTER * max(16, *map(len, arms))
     height = len(panels) * (len(arms) * ROW + 2.1) + 0.35
     with matplotlib.rc_context(STYLE):  # type: ignore[arg-type]
-        figure = Figure(figsize=(max(LABELS + columns * CELL + 0.3, 7.2), height))
+        figure = Figure(figsize=(max(labels + columns * CELL + 0.3, 7.2), height))
         for index, panel in enumerate(panels):
             own = [w for kind in panel for w in kinds[kind]]
-            axes = _axes(figure, len(own), len(arms), len(panels), index)
+            axes = _axes(figure, labels, len(own), len(arms), len(panels), index)
             _panel(axes, effects, arms, own)
         figure.text(
             0.1 / figure.get_figwidth(),
@@ -76,12 +77,12 @@ def draw_matrix(effects: Effects, arms: Sequence[str]) -> Figure:
     return figure
 
 
-def _axes(figure: Figure, columns: int, rows: int, panels: int, index: int) -> Axes:
+def _axes(figure: Figure, labels: float, columns: int, rows: int, panels: int, index: int) -> Axes:
     """Cells of the same size in each panel."""
     width, height = figure.get_figwidth(), figure.get_figheight()
     panel = (height - 0.35) / panels
     bottom = height - (index + 1) * panel + 1.55
-    box = (LABELS / width, bottom / height, columns * CELL / width, rows * ROW / height)
+    box = (labels / width, bottom / height, columns * CELL / width, rows * ROW / height)
     return figure.add_axes(box)
 
 
