@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from alrc.lab.report.benchmark.compact import COLUMNS
+from alrc.lab.report.benchmark.reading import COLUMNS
 
 ERROR = {"name": "held-out error", "unit": "", "better": "lower"}
 RATE = {"name": "error rate", "unit": "", "better": "lower"}

@@ -1,5 +1,6 @@
 """The rule that chooses defaults: for each clause a case in which it changes the choice."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -7,9 +8,10 @@ from pathlib import Path
 import pytest
 from fabricated_benchmarks import ERROR, NATS, Made, fabricate, pair
 
-from alrc.lab.report.benchmark.choosing import CANDIDATES
-from alrc.lab.report.benchmark.compact import read_bench
+from alrc.lab.report.benchmark.choosing import CANDIDATES, GROUPS, TOLERANCE
 from alrc.lab.report.benchmark.decision import Decision, decide
+from alrc.lab.report.benchmark.effects import DIVERGED, LARGEST
+from alrc.lab.report.benchmark.reading import read_bench
 
 PAPER, FAST, DIRTY, LOG = "alrc", "alrc recency=4", "alrc num_stddev=1", "alrc-log num_stddev=2"
 GAINS = {PAPER: -0.1, FAST: -0.6, DIRTY: -0.9, LOG: -0.3}
@@ -30,6 +32,20 @@ def test_candidates_are_those_of_the_rule() -> None:
     assert {"alrc", "alrc num_stddev=6 recency=10", "alrc-log", "alrc-log num_stddev=1.5"} <= set(
         CANDIDATES
     )
+
+
+def test_the_rule_in_words_has_the_numbers_of_the_code() -> None:
+    file = Path(__file__).parents[2] / "docs/benchmark-rule.md"
+    words = " ".join(file.read_text(encoding="utf-8").split())
+    assert f"counts as {DIVERGED:g} times worse" in words
+    assert f"more than a factor of {LARGEST:g}." in words
+    assert f"at or below +{100 * math.expm1(TOLERANCE):.0f} %" in words
+    for group in GROUPS.values():
+        assert f"{', '.join(group[:-1])} and {group[-1]} alone" in words
+    for name, values in (("num_stddev", "{1, 2, 3, 4, 6}"), ("recency", "{1, 2, 4, 10}")):
+        assert f"`{name}` in {values}" in words
+        told = {getattr(c, name) for c in CANDIDATES.values() if not c.log}
+        assert values == "{" + ", ".join(f"{x:g}" for x in sorted(told)) + "}"
 
 
 def test_ii_the_largest_gain_is_chosen(tmp_path: Path) -> None:

@@ -13,11 +13,11 @@ from reading_reports import rows
 
 from alrc.lab.engine.files import Damaged
 from alrc.lab.report.benchmark import draw_benchmark, table_rows
-from alrc.lab.report.benchmark.compact import read_bench
 from alrc.lab.report.benchmark.decision import decide
 from alrc.lab.report.benchmark.effects import Effects
 from alrc.lab.report.benchmark.figures import draw_tradeoff
 from alrc.lab.report.benchmark.matrix import cell_words, draw_matrix
+from alrc.lab.report.benchmark.reading import read_bench
 from alrc.lab.report.benchmark.summaries import summaries
 
 FILES = {"benchmark.md", "readme_table.md", "matrix.csv", "arms.csv", "decision.json"} | {

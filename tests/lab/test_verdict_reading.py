@@ -9,7 +9,7 @@ import pytest
 from fabricated_benchmarks import Made, fabricate
 
 from alrc.lab.engine.files import Damaged
-from alrc.lab.report.benchmark.compact import COLUMNS, read_bench
+from alrc.lab.report.benchmark.reading import COLUMNS, read_bench
 
 MEND = " Write the compact files anew from the runs."
 HEADER = ",".join(COLUMNS)

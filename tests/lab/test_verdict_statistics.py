@@ -10,8 +10,9 @@ from fabricated_benchmarks import ERROR, Made, fabricate
 from scipy import stats
 
 from alrc.lab.engine.files import Damaged
-from alrc.lab.report.benchmark.compact import Workload, read_bench
+from alrc.lab.report.benchmark.compact import Workload
 from alrc.lab.report.benchmark.effects import Effects, Estimate, pooled
+from alrc.lab.report.benchmark.reading import read_bench
 from alrc.lab.report.benchmark.summaries import summaries
 
 PSNR = {"name": "held-out PSNR", "unit": "dB", "better": "higher"}

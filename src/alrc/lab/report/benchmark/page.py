@@ -10,11 +10,12 @@ from matplotlib.figure import Figure
 
 from alrc.lab.engine.files import write_json, written_together, written_whole
 from alrc.lab.report.benchmark.choosing import Choice
-from alrc.lab.report.benchmark.compact import PLAIN, read_bench
+from alrc.lab.report.benchmark.compact import PLAIN
 from alrc.lab.report.benchmark.decision import Decision, decide
 from alrc.lab.report.benchmark.effects import Effects, Estimate
 from alrc.lab.report.benchmark.figures import draw_forest, draw_regret, draw_tradeoff
 from alrc.lab.report.benchmark.matrix import draw_matrix
+from alrc.lab.report.benchmark.reading import read_bench
 from alrc.lab.report.benchmark.sentences import decision_words, how_measured, lead, limits
 from alrc.lab.report.benchmark.summaries import Summary, summaries
 from alrc.lab.report.benchmark.tables import (
