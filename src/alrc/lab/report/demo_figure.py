@@ -31,7 +31,7 @@ LINES: Sequence[dict[str, Any]] = (
     {"color": "#7F7F7F", "linestyle": (0, (1, 1)), "linewidth": 4},
     {"color": "#004C80", "linestyle": (0, (4, 1)), "linewidth": 5},
 )
-SHOWN = 2  # which of the pictures of a run
+SHOWN = 1  # which of the pictures of a run
 SIDE = 32  # its pixels
 
 
@@ -63,7 +63,8 @@ def draw_demo(panels: Sequence[Panel]) -> Figure:
     """Draws how the held-out error falls, a panel for each task, and what came of a photograph."""
     with matplotlib.rc_context(STYLE):  # type: ignore[arg-type]
         figure = Figure(figsize=(WIDTH, HEIGHT), dpi=DPI, layout="constrained")
-        above, below = figure.subfigures(2, 1, height_ratios=(5, 2.6))
+        grid = figure.add_gridspec(2, 1, height_ratios=(5, 2.6))
+        above, below = figure.add_subfigure(grid[0]), figure.add_subfigure(grid[1])
         axes = above.subplots(1, len(panels), sharey=True)
         for panel, own in zip(panels, axes, strict=True):
             _draw_curves(own, panel)
@@ -89,9 +90,9 @@ def _draw_curves(axes: Axes, panel: Panel) -> None:
             steps, values.min(0), values.max(0), color=style["color"], alpha=0.2, linewidth=0
         )
         axes.plot(steps, np.median(values, axis=0), **style)
-    axes.set(yscale="log", title=panel.title, xlabel="training step")
+    axes.set(yscale="log", title=f"Training targets: {panel.title}", xlabel="training step")
     axes.xaxis.set_major_locator(MaxNLocator(3, integer=True))
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 3) if True else (1,)))
+    axes.yaxis.set_major_locator(LogLocator(subs=(1,)))
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.6g}"))
         axis.set_minor_formatter(NullFormatter())
