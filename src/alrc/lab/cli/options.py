@@ -37,6 +37,9 @@ class _Command(TyperCommand):
 class Group(TyperGroup):
     """Lists its commands with all of their first paragraphs in a narrow terminal too."""
 
+    def __init__(self, *arguments: Any, help: str | None = None, **settings: Any) -> None:
+        super().__init__(*arguments, help=help and flowed(help), **settings)
+
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         found = {name: self.get_command(ctx, name) for name in self.list_commands(ctx)}
         helps = {name: (command and command.help) or "" for name, command in found.items()}
