@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 __all__ = ["app", "table"]
 
 TASKS = {"2 % broken": "photographs", "all clean": "photographs broken=0"}
-ARMS = {"plain": "off", "norm clip": "clip-grad-norm", "ALRC": "alrc"}
+ALRC = "alrc"
+ARMS = {"plain": "off", "norm clip": "clip-grad-norm", "ALRC": ALRC}
 EVALUATIONS = 20
 
 app = make_app(invoke_without_command=True)

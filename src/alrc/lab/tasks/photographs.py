@@ -23,6 +23,7 @@ from alrc.lab.tasks.supersampling.preprocessing import (
 __all__ = ["Photographs", "RestoringNetwork"]
 
 SIDE, SQUARE = 32, 8  # pixels of an image, and of the square that is hot in some targets
+SLOPE = 0.1  # of the activations below zero, so that no unit is lost for good
 NOISE = 0.5  # standard deviations of the image
 BLOCK = 256  # examples to prepare at a time
 HELD_OUT = 130  # images to evaluate with, evenly from all that are held out
@@ -51,7 +52,7 @@ class RestoringNetwork(nn.Module):
         super().__init__()
         features = (12, width, width, width, 12)
         convolutions = [nn.Conv2d(i, o, 3, padding="same") for i, o in pairwise(features)]
-        inner = (layer for c in convolutions[:-1] for layer in (c, nn.ReLU()))
+        inner = (layer for c in convolutions[:-1] for layer in (c, nn.LeakyReLU(SLOPE)))
         self.layers = nn.Sequential(
             nn.PixelUnshuffle(2), *inner, convolutions[-1], nn.PixelShuffle(2)
         )
@@ -72,7 +73,7 @@ class Photographs(Task):
     """Restores patches of photographs, where some training targets have a hot square.
 
     It is as if a few of the images came from a broken detector: a square of 8x8 pixels in them is
-    far brighter than anything else, always the same one. Held-out images have none.
+    far too bright, always the same one. Held-out images have none.
     """
 
     restore: Annotated[
@@ -81,7 +82,7 @@ class Photographs(Task):
     broken: Annotated[float, Ge(0), Le(1), "Share of training targets with a hot square."] = 0.02
     hot: Annotated[
         float, Ge(0), Lt(np.inf), "Value of the square, in standard deviations of the image."
-    ] = 10.0
+    ] = 4.0
     power: Annotated[Literal[2, 4], "Of the error: 25 mean(difference^p)."] = 4
     width: Annotated[int, Ge(1), "Features of the layers."] = 16
 
