@@ -69,7 +69,7 @@ def drawn(figure: Figure) -> tuple[list[Axes], list[Axes]]:
 def test_lines_are_medians_over_the_seeds_and_bands_their_ranges(panels: list[Panel]) -> None:
     curves, _ = drawn(draw_demo(panels))
     for axes, (title, ends) in zip(curves, ENDS.items(), strict=True):
-        assert axes.get_title() == f"Training targets: {title}"
+        assert axes.get_title() == f"Targets: {title}"
         assert (axes.get_xlabel(), axes.get_yscale()) == ("training step", "log")
         assert len(axes.lines) == len(axes.collections) == 3
         for j, (line, band, end) in enumerate(
@@ -100,7 +100,7 @@ def test_lines_are_told_apart_without_colours_and_named_at_their_ends(panels: li
 def test_pictures_are_of_each_arm_of_the_first_task(panels: list[Panel]) -> None:
     _, tiles = drawn(draw_demo(panels))
     shown = {axes.get_title(): float(axes.images[0].get_array()[0, 0, 0]) for axes in tiles}
-    expected = {"given": 0.2, "plain": 0.4, "norm clip": 0.5, "ALRC": 0.6, "truth": 1.0}
+    expected = {"input": 0.2, "plain": 0.4, "norm clip": 0.5, "ALRC": 0.6, "truth": 1.0}
     assert shown == pytest.approx(expected, abs=0.01)
     assert tiles[0].images[0].get_array().shape == (32, 32, 3)
 
@@ -136,7 +136,7 @@ def test_the_demo_trains_shows_a_table_and_draws_a_figure(tmp_path: Path) -> Non
     for words in ("2 % broken", "all clean", "plain", "norm clip", "ALRC", "held-out error"):
         assert words in text
     height, width, _ = imread(out).shape
-    assert (width, height) == (1500, 1140)
+    assert (width, height) == (1500, 1200)
     assert [file.name for file in tmp_path.iterdir()] == ["figure.png"]
 
 

@@ -9,20 +9,20 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import imread
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
+from alrc.lab.report.drawing import plain_numbers
 from alrc.lab.report.results import Run
 
 __all__ = ["Panel", "draw_demo"]
 
 # A figure of 1,500 pixels: shown 400 wide, its smallest words are still 9 high.
-WIDTH, HEIGHT, DPI = 10.0, 7.6, 150
+WIDTH, HEIGHT, DPI = 10.0, 8.0, 150
 STYLE = {
     "font.size": 17,
     "axes.spines.right": False,
     "axes.spines.top": False,
-    "axes.titlesize": 20,
+    "axes.titlesize": 19,
     "axes.titleweight": "bold",
 }
 # Dark and bright, whole and dashed, so that they are told apart in grey too; from Okabe and Ito.
@@ -63,7 +63,7 @@ def draw_demo(panels: Sequence[Panel]) -> Figure:
     """Draws how the held-out error falls, a panel for each task, and what came of a photograph."""
     with matplotlib.rc_context(STYLE):  # type: ignore[arg-type]
         figure = Figure(figsize=(WIDTH, HEIGHT), dpi=DPI, layout="constrained")
-        grid = figure.add_gridspec(2, 1, height_ratios=(5, 2.6))
+        grid = figure.add_gridspec(2, 1, height_ratios=(5, 3))
         above, below = figure.add_subfigure(grid[0]), figure.add_subfigure(grid[1])
         axes = above.subplots(1, len(panels), sharey=True)
         for panel, own in zip(panels, axes, strict=True):
@@ -71,7 +71,11 @@ def draw_demo(panels: Sequence[Panel]) -> Figure:
         count = len(panels[0].arms[panels[0].baseline])
         seeds = f"{count} seeds: median, range" if count > 1 else "1 seed"
         axes[0].set_ylabel(f"{panels[0].metric}\n({seeds})")
+        middles = [np.median(_curves(runs)[1], axis=0) for p in panels for runs in p.arms.values()]
+        # Bands may leave at the top: a spike of one seed must not flatten all lines.
+        axes[0].set_ylim(np.nanmin(middles) / 1.5, np.nanmax(middles) * 2)
         for panel, own in zip(panels, axes, strict=True):
+            plain_numbers(own.xaxis, own.yaxis)
             _label_ends(own, panel)
         _draw_pictures(below, panels[0])
     return figure
@@ -90,12 +94,7 @@ def _draw_curves(axes: Axes, panel: Panel) -> None:
             steps, values.min(0), values.max(0), color=style["color"], alpha=0.2, linewidth=0
         )
         axes.plot(steps, np.median(values, axis=0), **style)
-    axes.set(yscale="log", title=f"Training targets: {panel.title}", xlabel="training step")
-    axes.xaxis.set_major_locator(MaxNLocator(3, integer=True))
-    axes.yaxis.set_major_locator(LogLocator(subs=(1,)))
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.6g}"))
-        axis.set_minor_formatter(NullFormatter())
+    axes.set(yscale="log", title=f"Targets: {panel.title}", xlabel="training step")
 
 
 def _label_ends(axes: Axes, panel: Panel) -> None:
@@ -105,11 +104,11 @@ def _label_ends(axes: Axes, panel: Panel) -> None:
     room = 0.1  # of the height, for a line of text
     heights = {k: (np.log(np.median(v[:, -1])) - low) / (high - low) for k, (_, v) in ends.items()}
     order = sorted(heights, key=heights.__getitem__)
-    places = [heights[label] for label in order]
+    places = [max(heights[label], room / 2) for label in order]
     for _ in range(100):
         for i in range(len(places) - 1):
             if (overlap := room - (places[i + 1] - places[i])) > 0:
-                places[i] -= overlap / 2
+                places[i] = max(places[i] - overlap / 2, room / 2)
                 places[i + 1] += overlap / 2
     for label, place in zip(order, places, strict=True):
         i = list(panel.arms).index(label)
@@ -128,12 +127,14 @@ def _label_ends(axes: Axes, panel: Panel) -> None:
 
 def _draw_pictures(figure: Any, panel: Panel) -> None:
     """One held-out photograph: what was given, what each arm makes of it, the truth."""
+    figure.suptitle(f"A held-out photograph, targets: {panel.title}", fontsize=17)
     made = {label: _picture(runs[0]) for label, runs in panel.arms.items()}
     given, _, truth = made[panel.baseline]
-    tiles = {"given": given, **{label: x[1] for label, x in made.items()}, "truth": truth}
+    tiles = {"input": given, **{label: x[1] for label, x in made.items()}, "truth": truth}
     for axes, (label, pixels) in zip(figure.subplots(1, len(tiles)), tiles.items(), strict=True):
         axes.imshow(pixels, interpolation="nearest")
         axes.set(xticks=[], yticks=[])
+        axes.spines[:].set_visible(False)
         axes.set_title(label, fontsize=17, fontweight="normal")
 
 
