@@ -128,6 +128,31 @@ def test_the_table_has_the_change_in_pairs_of_a_seed(panels: list[Panel]) -> Non
     assert [row[5] == "-" for row in rows] == [True, True, False, True, True, False]
 
 
+def test_runs_that_diverged_are_named_at_the_top_and_compared_with_nothing(tmp_path: Path) -> None:
+    for arm in demo.ARMS.values():
+        for i in range(2):
+            last = float("nan") if arm == "off" and i == 0 else 1.0
+            run = write_run(
+                tmp_path,
+                arm,
+                task=f"t{i}",
+                metrics={"held-out error": last},
+                evaluations=[[100, 2.0], [200, last]],
+                pictures={"held-out": "Some."},
+                name=demo._name(i, arm, 0),
+            )
+            imsave(run / "pictures" / "held-out.png", np.zeros((96, 192, 3)))
+    panels = demo._panels(tmp_path, 1)
+    curves, _ = drawn(draw_demo(panels))
+    places = {text.get_text(): text.xy[1] for text in curves[0].texts}
+    assert places["plain"] == 1 > max(places["norm clip"], places["ALRC"])
+    console = Console(width=80, record=True, file=StringIO())
+    console.print(demo.table(panels))
+    rows = [line.split() for line in console.export_text().splitlines() if "│" in line]
+    assert "inf" in rows[0]
+    assert "diverged" in rows[1]
+
+
 def test_the_demo_trains_shows_a_table_and_draws_a_figure(tmp_path: Path) -> None:
     out = tmp_path / "figure.png"
     code, text = alrc("demo", "--steps", 10, "--seeds", 1, "--out", out)

@@ -1,5 +1,6 @@
 """``alrc demo``: training on data of which a few are broken, plain, with a norm clip, with ALRC."""
 
+import math
 import statistics
 from collections.abc import Mapping
 from pathlib import Path
@@ -133,7 +134,8 @@ def table(panels: "list[Panel]") -> "Table":
     for panel in panels:
         made.add_section()
         for label, runs in panel.arms.items():
-            error = statistics.median(panel.values(label).values())
+            errors = panel.values(label).values()
+            error = statistics.median(x if math.isfinite(x) else math.inf for x in errors)
             losses = [loss for run in runs for loss in run.losses.values()]
             share = sum(loss["limited"] for loss in losses) / sum(loss["count"] for loss in losses)
             change, better = changes.get((panel.title, label), ("", ""))
@@ -154,7 +156,7 @@ def _compare(panels: "list[Panel]") -> Mapping[tuple[str, str], tuple[str, str]]
     }
     words = {}
     for key, found in zip(families, compare(list(families.values())), strict=True):
-        change = f"{found.change:+.0%}"
+        change = f"{found.change:+.0%}" if found.seeds else "diverged"
         if found.interval is not None:
             low, high = found.interval
             change += f" [{low:+.0%}, {high:+.0%}]"

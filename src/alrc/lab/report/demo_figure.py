@@ -71,9 +71,11 @@ def draw_demo(panels: Sequence[Panel]) -> Figure:
         count = len(panels[0].arms[panels[0].baseline])
         seeds = f"{count} seeds: median, range" if count > 1 else "1 seed"
         axes[0].set_ylabel(f"{panels[0].metric}\n({seeds})")
-        middles = [np.median(_curves(runs)[1], axis=0) for p in panels for runs in p.arms.values()]
         # Bands may leave at the top: a spike of one seed must not flatten all lines.
-        axes[0].set_ylim(np.nanmin(middles) / 1.5, np.nanmax(middles) * 2)
+        middles = [np.median(_curves(x)[1], axis=0) for p in panels for x in p.arms.values()]
+        finite = np.ravel(middles)[np.isfinite(np.ravel(middles))]
+        if finite.size:
+            axes[0].set_ylim(finite.min() / 1.5, finite.max() * 2)
         for panel, own in zip(panels, axes, strict=True):
             plain_numbers(own.xaxis, own.yaxis)
             _label_ends(own, panel)
@@ -102,7 +104,11 @@ def _label_ends(axes: Axes, panel: Panel) -> None:
     ends = {label: _curves(runs) for label, runs in panel.arms.items()}
     low, high = np.log(axes.get_ylim())
     room = 0.1  # of the height, for a line of text
-    heights = {k: (np.log(np.median(v[:, -1])) - low) / (high - low) for k, (_, v) in ends.items()}
+    last = {label: np.median(values[:, -1]) for label, (_, values) in ends.items()}
+    heights = {  # at the top if it diverged
+        label: (np.log(value) - low) / (high - low) if np.isfinite(value) else 1.0
+        for label, value in last.items()
+    }
     order = sorted(heights, key=heights.__getitem__)
     places = [max(heights[label], room / 2) for label in order]
     for _ in range(100):
