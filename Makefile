@@ -1,7 +1,7 @@
 # Everything runs in .venv, which is made from nothing but Python >= 3.11 with its venv module.
 PYTHON ?= python3
 BIN := .venv/bin
-# Options of the demo, for example: make demo ARGS="--steps 2000 --seed 1"
+# Options of the demo, for example: make demo ARGS="--steps 500 --seeds 3"
 ARGS ?=
 # Two processes, in each of which all tests of a group run, in the order of tests/helpers/tiers.py.
 DISTRIBUTED := -n 2 --dist loadgroup --no-loadscope-reorder

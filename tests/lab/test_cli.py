@@ -20,6 +20,7 @@ WIDE = {"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}
 COMMANDS = (
     "",
     "demo",
+    "demo paper",
     "lab",
     "lab list",
     "lab run",
@@ -92,6 +93,8 @@ def test_help_fits_its_terminal_and_cuts_nothing_off(columns: int) -> None:
     for option in ("--no-sqrt-step", "--compile", "--learning-rate", "--retry", "--num-stddev"):
         assert option in flat
     for summary in (
+        "Train on photographs, 2 % of which are broken: plain, with a norm clip, and with ALRC.",
+        "Train the paper's supersampling network twice, plain and with ALRC, and compare.",
         "Train each task of a study with each arm and seed, then write its report.",
         "Write a task of your own to start from: task.py, its test, and a study of it.",
         "Train one network; type it again to go on. PATH/FILE.py:CLASS is a task of your own.",
@@ -116,7 +119,7 @@ def test_help_imports_nothing_heavy() -> None:
         "import atexit, sys; atexit.register(lambda: print('imported', sorted("
         "{'torch', 'numpy', 'matplotlib', 'skimage'} & set(sys.modules))))"
     )
-    for words in ((), ("lab",), ("lab", "study"), ("demo",)):
+    for words in ((), ("lab",), ("lab", "study"), ("demo",), ("demo", "paper")):
         assert script(code, *words, "--help").stdout.splitlines()[-1] == "imported []"
 
 

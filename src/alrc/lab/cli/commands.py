@@ -5,8 +5,7 @@ from typing import Annotated
 import typer
 
 from alrc import __version__
-from alrc.lab.cli import data, run
-from alrc.lab.cli.demo import demo
+from alrc.lab.cli import data, demo, run
 from alrc.lab.cli.listing import show_list
 from alrc.lab.cli.new_task import new_task
 from alrc.lab.cli.options import make_app
@@ -21,7 +20,7 @@ lab.command("study")(study)
 lab.command("report")(report)
 lab.command("new-task")(new_task)
 lab.add_typer(data.app, name="data")
-app.command("demo")(demo)
+app.add_typer(demo.app, name="demo")
 app.add_typer(lab, name="lab")
 
 

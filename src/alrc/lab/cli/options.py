@@ -3,10 +3,12 @@
 import dataclasses
 import functools
 import inspect
+import os
 import re
 import shutil
 import typing
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
@@ -15,7 +17,7 @@ from typer.core import TyperCommand, TyperGroup
 if TYPE_CHECKING:
     from alrc.lab.api import Options
 
-__all__ = ["Group", "check_device", "fail", "flowed", "make_app", "parameters"]
+__all__ = ["Group", "check_device", "check_figure", "fail", "flowed", "make_app", "parameters"]
 
 NARROW = 60  # columns
 SIMPLE = (int, float, str, bool)
@@ -34,6 +36,9 @@ class _Command(TyperCommand):
 
 class Group(TyperGroup):
     """Lists its commands with all of their first paragraphs in a narrow terminal too."""
+
+    def __init__(self, *arguments: Any, help: str | None = None, **settings: Any) -> None:
+        super().__init__(*arguments, help=help and flowed(help), **settings)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         found = {name: self.get_command(ctx, name) for name in self.list_commands(ctx)}
@@ -120,3 +125,17 @@ def check_device(device: str) -> None:
     count = torch.cuda.device_count()
     if parsed.type == "cuda" and (parsed.index or 0) >= count:
         raise ValueError(f"device {device} needs a GPU that torch can use; there are {count} here.")
+
+
+def check_figure(out: Path) -> None:
+    """Refuses a file that a figure could not be written to, before minutes of training.
+
+    Raises:
+        ValueError: If it is no PNG, or not in an existing folder that can be written to.
+    """
+    if out.suffix.lower() != ".png":
+        raise ValueError(f"--out must end in .png, because the figure is a PNG; got {out}.")
+    if out.is_dir() or not out.parent.is_dir() or not os.access(out.parent, os.W_OK):
+        raise ValueError(
+            f"--out must name a file in an existing folder that can be written to; got {out}."
+        )
