@@ -10,18 +10,14 @@ import torch
 
 from alrc.lab.api import Training
 from alrc.lab.data.images import Images
+from alrc.lab.data.order import example_order, uniforms
 from alrc.lab.engine.checks import check_task
 from alrc.lab.engine.jobs import Job, run_job
 from alrc.lab.engine.naming import Named
 from alrc.lab.engine.spec import Spec
 from alrc.lab.tasks import photographs as module
 from alrc.lab.tasks.photographs import Photographs
-from alrc.lab.tasks.supersampling.preprocessing import (
-    augment,
-    example_order,
-    halve_resolution,
-    uniforms,
-)
+from alrc.lab.tasks.supersampling.preprocessing import augment, halve_resolution
 
 
 @pytest.fixture

@@ -88,6 +88,20 @@ def test_i_the_second_metric_counts_in_classification_alone(tmp_path: Path) -> N
     assert decided(tmp_path / "r", regression).default.label == DIRTY
 
 
+def test_i_where_seeds_differ_too_much_what_is_not_shown_to_harm_is_admissible(
+    tmp_path: Path,
+) -> None:
+    for name, harm, chosen in (("noise", -0.04, DIRTY), ("harm", 0.2, FAST)):
+        own = [
+            replace(made, family="control")
+            for made in pair(Made("a", GAINS), NONE | {DIRTY: harm}, noise=0.1)
+        ]
+        (tmp_path / name).mkdir()
+        d = decided(tmp_path / name, own)
+        assert d.default.label == chosen, d.default.refused
+    assert d.default.refused[DIRTY].startswith("calm control costs +")
+
+
 def test_i_what_diverges_more_often_on_calm_data_is_not_admissible(tmp_path: Path) -> None:
     broken, calm = workloads(calm=NONE | {DIRTY: -0.9})
     lost = {DIRTY: [3]}

@@ -1,6 +1,5 @@
 """``alrc lab study`` of a benchmark: its parts, one after another, and what is kept of each."""
 
-import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,7 +54,6 @@ def run_benchmark(
 
 def draw(folder: Path, out: Path) -> None:
     """The report of a benchmark, from its compact results alone."""
-    import importlib
+    from alrc.lab.report.benchmark import draw_benchmark
 
-    with contextlib.suppress(ModuleNotFoundError):
-        importlib.import_module("alrc.lab.report.benchmark").draw_benchmark(folder, out)
+    draw_benchmark(folder, out)

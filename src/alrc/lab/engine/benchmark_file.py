@@ -38,7 +38,7 @@ from alrc.lab.engine.study_file import flat, read_toml, seeds_of
 
 __all__ = ["Benchmark", "Workload", "is_benchmark"]
 
-KINDS = ("broken", "calm", "trap")
+KINDS = ("broken", "calm", "trap", "aside")
 FAMILIES = ("regression", "classification", "images", "language", "control")
 NEEDED = ("name", "part", "title", "kind", "family", "task", "arms")
 KEYS = (*NEEDED, "twin", "breaks", "remedy", "seeds", "set")

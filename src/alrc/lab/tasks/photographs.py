@@ -13,12 +13,8 @@ from torch import Tensor, nn
 
 from alrc.lab.api import Ge, Le, Lt, Metric, Networks, Picture, Task
 from alrc.lab.data.images import Images, load_images
-from alrc.lab.tasks.supersampling.preprocessing import (
-    augment,
-    example_order,
-    halve_resolution,
-    uniforms,
-)
+from alrc.lab.data.order import example_order, uniforms
+from alrc.lab.tasks.supersampling.preprocessing import augment, halve_resolution
 
 __all__ = ["Photographs", "RestoringNetwork"]
 

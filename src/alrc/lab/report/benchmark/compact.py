@@ -8,7 +8,7 @@ from typing import Any
 __all__ = ["FAMILIES", "KINDS", "PLAIN", "Bench", "Run", "Workload"]
 
 PLAIN = "off"  # the arm that does nothing, against which all others are measured
-KINDS = ("broken", "calm", "trap")
+KINDS = ("broken", "calm", "trap", "aside")
 FAMILIES = ("regression", "images", "control", "classification", "language")
 
 

@@ -27,11 +27,12 @@ TITLES = {
     "broken": "Where something breaks training",
     "calm": "The same, calm: the arm should change nothing",
     "trap": "Traps: large losses are right",
+    "aside": "Aside: decides nothing",
 }
 
 
 def ordered(workloads: Sequence[Workload]) -> dict[str, list[Workload]]:
-    """By kind, in the order broken, calm, trap, and within it by part."""
+    """By kind, in the order broken, calm, trap, aside, and within it by part."""
     return {
         kind: own
         for kind in TITLES
@@ -55,7 +56,7 @@ def cell_words(effect: Effect) -> str:
 def draw_matrix(effects: Effects, arms: Sequence[str]) -> Figure:
     """A panel for the broken workloads, and one for the calm ones and the traps."""
     kinds = ordered(effects.bench.workloads)
-    panels = [[k for k in group if k in kinds] for group in (["broken"], ["calm", "trap"])]
+    panels = [[k for k in group if k in kinds] for group in (["broken"], ["calm", "trap", "aside"])]
     panels = [panel for panel in panels if panel]
     columns = max(sum(len(kinds[k]) for k in panel) for panel in panels)
     labels = 0.2 + LETTER * max(16, *map(len, arms))
