@@ -5,7 +5,11 @@ import sys
 __all__ = ["main"]
 
 # Packages of the lab that are imported by other names than they are installed by.
-PACKAGES = {"markdown_it": "markdown-it-py", "skimage": "scikit-image"}
+PACKAGES = {
+    "markdown_it": "markdown-it-py",
+    "skimage": "scikit-image",
+    "sklearn": "scikit-learn",
+}
 
 
 def main() -> None:

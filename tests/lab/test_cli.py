@@ -214,11 +214,11 @@ def test_a_run_of_a_task_of_ones_own_is_trained_and_goes_on(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("run", "supersamplin"), "task must be one of supersampling, or one of your own as "),
+        (("run", "supersamplin"), "task must be one of control, digits, heavy-tails, "),
         (("run", "none.py:Task"), "none.py must be a Python file; there is none. Check the path."),
         (
             ("run", "supersampling", "--out", "{out}", "--arm", "alrk"),
-            "arm must be one of alrc, clip-grad-norm, off, original, or one of your own as ",
+            "arm must be one of adagc, agc, alrc, alrc-clamp, alrc-drop, alrc-log, autoclip, ",
         ),
         (
             ("run", "supersampling", "--out", "{out}", "--width", "0"),
@@ -248,7 +248,7 @@ def test_a_run_of_a_task_of_ones_own_is_trained_and_goes_on(tmp_path: Path) -> N
             ("run", "supersampling", "--out", __file__),
             "must be a folder, because a run is kept in it; it is a file. Move it away, or pass ",
         ),
-        (("study", "smal"), "what to train must be a .toml file or one of supersampling-high-"),
+        (("study", "smal"), "what to train must be a .toml file or one of stability, "),
         (("study", "none.toml"), "none.toml must be a TOML file that describes a study; it is "),
         (("study", "{out}.toml"), "must be a TOML file that describes a study; it is a folder."),
         (("study", "supersampling-smoke", "--set", "x"), "--set must be KEY=VALUE, such as task."),

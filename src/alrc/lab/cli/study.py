@@ -25,7 +25,8 @@ def study(
             metavar="FILE.toml",
             help="What to cross with what; or one of those that come with the lab: "
             "supersampling-smoke (8 runs, under a minute), -small (30, half an hour on two cores), "
-            "-paper (its 320) and -high-learning-rate (40).",
+            "-paper (its 320) and -high-learning-rate (40); stability (the benchmark, hours) and "
+            "stability-smoke.",
         ),
     ],
     out: Annotated[
