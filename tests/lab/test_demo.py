@@ -40,8 +40,9 @@ def panels(tmp_path: Path) -> list[Panel]:
     """Two tasks, three arms and three seeds, whose pictures are of one colour for each arm."""
     for i, ends in enumerate(ENDS.values()):
         for j, (label, end) in enumerate(ends.items()):
-            for seed in range(SEEDS):
-                last = end * (1 + seed * (1 + 0.1 * j))
+            for k in range(SEEDS):
+                seed = demo.FIRST_SEED + k
+                last = end * (1 + k * (1 + 0.1 * j))
                 run = write_run(
                     tmp_path,
                     demo.ARMS[label],
@@ -128,6 +129,15 @@ def test_the_table_has_the_change_in_pairs_of_a_seed(panels: list[Panel]) -> Non
     assert [row[5] == "-" for row in rows] == [True, True, False, True, True, False]
 
 
+def test_the_numbers_of_each_run_are_kept(panels: list[Panel]) -> None:
+    _, *rows = demo._numbers(panels).splitlines()
+    assert len(rows) == 18
+    assert rows[1] == "2 % broken,plain,11,16,0"
+    *run, limited = rows[6].split(",")
+    assert run == ["2 % broken", "ALRC", "10", "0.5"]
+    assert float(limited) > 0
+
+
 def test_runs_that_diverged_are_named_at_the_top_and_compared_with_nothing(tmp_path: Path) -> None:
     for arm in demo.ARMS.values():
         for i in range(2):
@@ -139,7 +149,7 @@ def test_runs_that_diverged_are_named_at_the_top_and_compared_with_nothing(tmp_p
                 metrics={"held-out error": last},
                 evaluations=[[100, 2.0], [200, last]],
                 pictures={"held-out": "Some."},
-                name=demo._name(i, arm, 0),
+                name=demo._name(i, arm, demo.FIRST_SEED),
             )
             imsave(run / "pictures" / "held-out.png", np.zeros((96, 192, 3)))
     panels = demo._panels(tmp_path, 1)
@@ -157,12 +167,18 @@ def test_the_demo_trains_shows_a_table_and_draws_a_figure(tmp_path: Path) -> Non
     out = tmp_path / "figure.png"
     code, text = alrc("demo", "--steps", 10, "--seeds", 1, "--out", out)
     assert code == 0, text
-    assert text.splitlines()[-1] == f"Figure: {out}"
+    numbers = tmp_path / "figure.csv"
+    assert text.splitlines()[-2:] == [f"Figure: {out}", f"Numbers: {numbers}"]
     for words in ("2 % broken", "all clean", "plain", "norm clip", "ALRC", "held-out error"):
         assert words in text
     height, width, _ = imread(out).shape
     assert (width, height) == (1500, 1200)
-    assert [file.name for file in tmp_path.iterdir()] == ["figure.png"]
+    assert {file.name for file in tmp_path.iterdir()} == {"figure.png", "figure.csv"}
+    head, *rows = [line.split(",") for line in numbers.read_text().splitlines()]
+    assert head == ["targets", "training", "seed", "error", "limited"]
+    assert [row[:3] for row in rows] == [
+        [targets, training, "10"] for targets in demo.TASKS for training in demo.ARMS
+    ]
 
 
 @pytest.mark.slow
