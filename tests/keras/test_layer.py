@@ -20,10 +20,11 @@ from alrc.keras import ALRC
 
 
 @in_each_backend
-def test_the_examples_of_the_docstrings_and_of_the_readme_run() -> None:
+def test_the_examples_of_the_docstrings_and_of_the_pages_run() -> None:
     assert doctest.testmod(alrc.keras).failed == 0
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
-    blocks = re.findall(r"^```python\n(.*?)^```", readme, re.DOTALL | re.MULTILINE)
+    pages = [Path(__file__).parents[2] / name for name in ("README.md", "docs/usage.md")]
+    text = "\n".join(page.read_text() for page in pages)
+    blocks = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
     ours = [block for block in blocks if "from alrc.keras" in block]
     assert len(ours) == 2
     with contextlib.redirect_stdout(io.StringIO()):

@@ -1,4 +1,4 @@
-"""The rule by which the benchmark chooses defaults. docs/benchmark-rule.md says it in words."""
+"""The rule by which the benchmark chooses defaults: docs/benchmark/benchmark-rule.md in code."""
 
 import math
 from dataclasses import dataclass, replace
