@@ -4,8 +4,8 @@
 
     python benchmarks/pages.py
 
-Text between ``<!-- numbers: NAME -->`` and ``<!-- end -->`` is that of a function here. A test holds
-the pages to it.
+Text between ``<!-- numbers: NAME -->`` and ``<!-- end -->`` is that of a function here. A test
+holds the pages to it.
 """
 
 import csv
@@ -48,10 +48,10 @@ def demo() -> str:
     return (
         "*A network learns to take noise out of photographs; a square is hot in 2 % of its "
         f"targets. Error on clean ones that it never saw, median of {seeds} seeds: "
-        f"{error[broken, 'plain']} plain, {told_of(broken, 'norm clip')} with a gradient-norm clip "
-        f"at 1.0, {told_of(broken, 'ALRC')} with ALRC. Without hot squares: "
-        f"{error[clean, 'plain']} plain, {told_of(clean, 'norm clip')}, {told_of(clean, 'ALRC')}. In "
-        "brackets the mean change in pairs of a seed, with its 95 % interval. Made by "
+        f"{error[broken, 'plain']} plain, {told_of(broken, 'norm clip')} with a gradient-norm "
+        f"clip at 1.0, {told_of(broken, 'ALRC')} with ALRC. Without hot squares: "
+        f"{error[clean, 'plain']} plain, {told_of(clean, 'norm clip')}, {told_of(clean, 'ALRC')}. "
+        "In brackets the mean change in pairs of a seed, with its 95 % interval. Made by "
         "`alrc demo`.*"
     )
 
