@@ -65,13 +65,21 @@ def group_range(who: str, num_groups: int, low: int, high: int) -> ValueError:
     )
 
 
+def scale(who: str, what: str, wanted: str, got: str) -> ValueError:
+    return ValueError(
+        f"{who}: {what} must be that of scale={wanted!r}, because the moments of losses and those "
+        f"of their logarithms are different numbers; got that of scale={got!r}. Pass "
+        f"scale={got!r}, or start afresh."
+    )
+
+
 def fixed_setting(who: str, name: str, value: object) -> AttributeError:
     return AttributeError(
         f"{who}: {name} is fixed when it is built, because every call relies on it; got "
         f"{name} = {value!r}. Build another with the settings that you want"
         + (
             "."
-            if name == "num_groups"
+            if name in ("num_groups", "scale")
             else ", and hand it the state: new.load_dict(old.to_dict())."
         )
     )

@@ -1,8 +1,8 @@
 """The rule of adaptive learning rate clipping, written once for any array module.
 
 Every function takes the array module ``xp`` first and uses only operators and the names ``where``,
-``clip``, ``divide``, ``sqrt``, ``sum`` and ``ones_like``. NumPy, torch, jax.numpy and keras.ops
-have them; :class:`Floats` below has those that are needed for a single number.
+``clip``, ``divide``, ``sqrt``, ``exp``, ``expm1``, ``log``, ``sum`` and ``ones_like``. NumPy, torch,
+jax.numpy and keras.ops have them; :class:`Floats` below has those needed for a single number.
 Nothing here knows of automatic differentiation: losses come in detached, and :func:`attach` puts
 the result back. Constants meet ``where`` as arrays, since some modules take no numbers there, and
 others copy them to the device at every call.
@@ -10,6 +10,10 @@ others copy them to the device at every call.
 The paper's recursion on the raw moments mu1 and mu2 is carried out on the mean m = mu1 and the
 variance v = mu2 - mu1**2: the same numbers in exact arithmetic, but in float32 mu2 - mu1**2
 cancels and goes negative, while v cannot.
+
+With scale "log" the same is done to the logarithms of losses, whose mean m is kept as exp(m), the
+geometric mean of the losses: float32 holds that as exactly on every scale of the losses, while the
+rounding of m would be as large as the least spread. Their deviations are log(loss / exp(m)).
 
 Source: J. M. Ede and R. Beanland, "Adaptive learning rate clipping stabilizes learning",
 Mach. Learn.: Sci. Technol. 1 (2020) 015011, https://doi.org/10.1088/2632-2153/ab81e2
@@ -26,7 +30,8 @@ from alrc.settings import Settings
 Array = Any
 Module = Any
 
-# A standard deviation below this share of the mean is rounding error in float32, not spread.
+# A standard deviation below this share of the mean is rounding error in float32, not spread; or one
+# of logarithms below this number, which is the same.
 RELATIVE_FLOOR = 1e-4
 # Below it float32 loses the variance: no limit, rather than one that is wrong.
 SMALLEST_STDDEV = 2.0**-62
@@ -36,6 +41,8 @@ LARGEST_LOSS = 2.0**62
 LARGEST_MOMENT = 2.0**127
 # Keeps the factor of a huge loss from underflowing to 0, and of a tiny one from overflowing.
 SMALLEST_FACTOR, LARGEST_FACTOR = 2.0**-126, 2.0**126
+# A geometric mean that is smaller is no normal number in float32: 0, to some devices.
+SMALLEST_MEAN = 2.0**-126
 # The same for gradients in float16, of which the largest is 65504.
 LARGEST_FACTOR_FLOAT16 = 2.0**14
 # Weights are held in this range, so that neither a tiny one underflows nor an infinite one spreads.
@@ -66,11 +73,49 @@ class Moments(NamedTuple):
             >>> Moments(1.5, 0.25, 3).to_dict()
             {'mean': 1.5, 'variance': 0.25, 'num_updates': 3}
         """
-        return {
-            "mean": numbers(self.mean, float),
-            "variance": numbers(self.variance, float),
-            "num_updates": numbers(self.num_updates, int),
-        }
+        return _by_name(self)
+
+
+class LogMoments(NamedTuple):
+    """The state of the rule with scale "log": its names tell it from the other, wherever it is.
+
+    Attributes:
+        geometric_mean: exp of the running mean m of the logarithms of the limited losses.
+        log_variance: Running variance of these logarithms, v >= 0.
+        num_updates: Number of calls that moved the moments.
+    """
+
+    geometric_mean: Array
+    log_variance: Array
+    num_updates: Array
+
+    @property
+    def mean(self) -> Array:
+        return self.geometric_mean
+
+    @property
+    def variance(self) -> Array:
+        return self.log_variance
+
+    def to_dict(self) -> dict[str, Any]:
+        """As that of :class:`Moments`.
+
+        Example:
+            >>> from alrc.rule import LogMoments
+            >>> LogMoments(1.5, 0.25, 3).to_dict()
+            {'geometric_mean': 1.5, 'log_variance': 0.25, 'num_updates': 3}
+        """
+        return _by_name(self)
+
+
+# By the setting ``scale``. Within a call, both are Moments.
+KINDS: dict[str, Any] = {"linear": Moments, "log": LogMoments}
+
+
+def _by_name(moments: Moments | LogMoments) -> dict[str, Any]:
+    kinds = (float, float, int)
+    pairs = zip(moments._asdict().items(), kinds, strict=True)
+    return {name: numbers(number, kind) for (name, number), kind in pairs}
 
 
 def numbers(array: Array, kind: Callable[[Array], float]) -> Any:
@@ -112,6 +157,8 @@ class Summary(NamedTuple):
         total: Sum of the weights of the losses that count.
         shift: Their weighted mean deviation from the running mean.
         spread: Their weighted variance about their own mean.
+
+    With scale "log", those of their logarithms.
     """
 
     total: Array
@@ -141,7 +188,14 @@ class Step(NamedTuple):
 class Floats:
     """The array module of Python floats, for what is one number, or one :class:`Column`."""
 
-    sqrt = math.sqrt
+    sqrt, log = math.sqrt, math.log
+
+    @staticmethod
+    def exp(x: float) -> float:
+        try:
+            return math.exp(x)
+        except OverflowError:
+            return math.inf
 
     @staticmethod
     def where(condition: bool, x: float, y: float) -> float:
@@ -179,7 +233,8 @@ class Column(tuple[float, ...]):
 def limits(xp: Module, moments: Moments, settings: Settings) -> tuple[Array, Array]:
     """The lower and upper limit that the next losses will meet; infinite where there is none."""
     mean, variance, num_updates = moments
-    stddev, floor = xp.sqrt(variance), RELATIVE_FLOOR * abs(mean)
+    unit = abs(mean) if settings.scale == "linear" else xp.ones_like(mean)
+    stddev, floor = xp.sqrt(variance), RELATIVE_FLOOR * unit
     stddev = xp.where(stddev > floor, stddev, floor)
     active = stddev >= SMALLEST_STDDEV
     if settings.automatic:
@@ -188,10 +243,34 @@ def limits(xp: Module, moments: Moments, settings: Settings) -> tuple[Array, Arr
     lower, upper = -infinite, infinite
     above, below = settings.num_stddev, settings.num_stddev_below
     if above < math.inf:  # infinity times a standard deviation of 0 is NaN
-        upper = xp.where(active, mean + above * stddev, upper)
+        upper = xp.where(active, _beside(xp, mean, above * stddev, settings), upper)
     if below is not None and below < math.inf:
-        lower = xp.where(active, mean - below * stddev, lower)
+        lower = xp.where(active, _beside(xp, mean, -below * stddev, settings), lower)
     return lower, upper
+
+
+def _beside(xp: Module, mean: Array, distance: Array, settings: Settings) -> Array:
+    """The loss that lies this far above the mean; or its logarithm above theirs."""
+    if settings.scale == "linear":
+        return mean + distance
+    half = xp.exp(0.5 * distance)  # of the whole, exp could overflow where the product does not
+    return mean * half * half
+
+
+def deviations(xp: Module, losses: Array, mean: Array, settings: Settings) -> Array:
+    """How far losses lie above the mean; or their logarithms above theirs."""
+    if settings.scale == "linear":
+        return losses - mean
+    return xp.log(xp.clip(xp.divide(losses, mean), SMALLEST_FACTOR, LARGEST_FACTOR))
+
+
+def of_losses(xp: Module, moments: Moments, settings: Settings) -> tuple[Array, Array]:
+    """Mean and variance of the losses themselves; of log-normal ones, with scale "log"."""
+    mean, variance, _ = moments
+    if settings.scale == "linear":
+        return mean, variance
+    mu1 = mean * xp.exp(0.5 * variance)
+    return mu1, mu1 * mu1 * xp.expm1(variance)
 
 
 def limit(
@@ -231,16 +310,13 @@ def limit(
     return Limited(xp.where(below, lower, value), factor * raised, above | below)
 
 
-def summarise(
-    xp: Module, losses: Array, weights: Array, mean: Array, reduction: Reduction
-) -> Summary:
-    """Total weight of the losses, mean deviation from ``mean``, and variance about their own.
+def summarise(xp: Module, deviation: Array, weights: Array, reduction: Reduction) -> Summary:
+    """Total weight of losses, their mean deviation from the mean, and variance about their own.
 
     Both are computed from deviations, so that nothing cancels when the mean is large.
     """
     total = reduction.add(weights)
     divisor = xp.where(total > 0, total, xp.ones_like(total))
-    deviation = losses - reduction.take(mean)
     shift = reduction.add(weights * deviation) / divisor
     residual = deviation - reduction.take(shift)
     return Summary(total, shift, reduction.add(weights * (residual * residual)) / divisor)
@@ -253,7 +329,7 @@ def combine(xp: Module, devices: Summary) -> Summary:
     """
     totals, shifts, spreads = devices
     reduction = Reduction(take=lambda x: x, add=lambda x: xp.sum(x, axis=0))
-    total, shift, between = summarise(xp, shifts, totals, 0.0 * reduction.add(totals), reduction)
+    total, shift, between = summarise(xp, shifts, totals, reduction)
     within = reduction.add(totals * spreads) / xp.where(total > 0, total, xp.ones_like(total))
     return Summary(total, shift, between + within)
 
@@ -278,9 +354,11 @@ def advance(xp: Module, moments: Moments, summary: Summary, settings: Settings) 
         average = xp.divide(one, length + 1)
         share = xp.where(average > share, average, share * one)
     step = share * shift
-    new_mean = mean + step
+    new_mean = mean + step if settings.scale == "linear" else mean * xp.exp(step)
     new_variance = variance + step * ((1.0 - share) * shift) + share * (spread - variance)
     sound = (total > 0) & (abs(new_mean) < LARGEST_MOMENT) & (new_variance < LARGEST_MOMENT)
+    if settings.scale == "log":
+        sound = sound & (new_mean >= SMALLEST_MEAN)
     return Moments(
         xp.where(sound, new_mean, mean),
         xp.where(sound, new_variance, variance),
@@ -314,9 +392,12 @@ def observe(
     mean = groups.take(moments.mean)
     weight = xp.ones_like(mean)
     nothing = 0.0 * weight
-    size = abs(losses)
+    size, too_large = abs(losses), LARGEST_LOSS
     limitable = size < math.inf
-    if settings.center == "zero":
+    if settings.scale == "log":
+        limitable = limitable & (losses > 0)  # no other has a logarithm
+        too_large = math.inf  # any logarithm has a square
+    elif settings.center == "zero":
         limitable = limitable & (size > 0)  # scaled towards 0, a 0 has nothing to limit
     if weights is not None:
         wanted = weights > 0
@@ -325,16 +406,11 @@ def observe(
     lower, upper = limits(xp, moments, settings)
     bounds = groups.take(lower), groups.take(upper)
     result = limit(xp, losses, limitable, bounds, mean, settings, largest_factor)
-    held = abs(result.value) < LARGEST_LOSS
+    held = abs(result.value) < too_large
     counted = limitable & held
-    summary = summarise(
-        xp,
-        # A loss that does not count may be NaN, which a weight of 0 would not silence.
-        xp.where(counted, result.value, mean),
-        xp.where(counted, weight, nothing),
-        moments.mean,
-        groups,
-    )
+    # A loss that does not count may be NaN, which a weight of 0 would not silence.
+    deviation = deviations(xp, xp.where(counted, result.value, mean), mean, settings)
+    summary = summarise(xp, deviation, xp.where(counted, weight, nothing), groups)
     lost = ~held if weights is None else wanted & ~held
     counts = Counts(groups.add(counted), groups.add(result.limited), groups.add(lost))
     return Step(result, summary, counts)

@@ -9,8 +9,10 @@ from dataclasses import KW_ONLY, asdict, dataclass, fields
 from typing import Any, Literal, SupportsFloat, SupportsIndex
 
 CENTERS = ("zero", "mean")
+SCALES = ("linear", "log")
 # Moments are kept in float32; starts beyond these, or their squares, would be infinite there.
 _LARGEST_MU1, _LARGEST_MU2 = 2.0**63, 2.0**127
+_SMALLEST_GEOMETRIC_MEAN = 2.0**-126
 # Settings were once pickled as a list of these, and not by name.
 _ONCE_PICKLED = (
     *("num_stddev", "decay", "mu1_start", "mu2_start"),
@@ -46,6 +48,11 @@ class Settings:
         center: Point towards which gradients are scaled. ``"zero"``, as in the paper, scales by
             limit / loss and suits losses >= 0; ``"mean"`` scales by
             (limit - mean) / (loss - mean) and suits losses of either sign.
+        scale: What has a mean and standard deviations: ``"linear"``, as in the paper, the losses;
+            ``"log"``, their logarithms, so that the limit is exp(m + num_stddev * s), which suits
+            losses that spread over decades. Then only losses > 0 count, the others come back as
+            they came, and the same losses are limited whatever power the error has. The starts
+            stay moments of the losses, taken as log-normal. Needs center ``"zero"``.
         num_groups: Number of groups of losses that have moments of their own, >= 1: one for each
             data source, task, class or range of diffusion timesteps, say. None: all losses
             share the same moments.
@@ -79,6 +86,7 @@ decay=0.999.
     warmup: int = 10
     recency: float = 1.0
     center: Literal["zero", "mean"] = "zero"
+    scale: Literal["linear", "log"] = "linear"
     num_groups: int | None = None
 
     def __post_init__(self) -> None:
@@ -141,6 +149,18 @@ decay=0.999.
                 f"scaled; got {self.center!r}. Pass center='zero' for losses >= 0, or "
                 "center='mean' for losses of either sign."
             )
+        if self.scale not in SCALES:
+            raise ValueError(
+                "ALRC: scale must be 'linear' or 'log', which says whether the moments are those "
+                f"of the losses or of their logarithms; got {self.scale!r}. Pass scale='linear' "
+                "for the rule of the paper, or scale='log' for losses > 0 that spread over decades."
+            )
+        if self.scale == "log" and self.center == "mean":
+            raise ValueError(
+                "ALRC: center must be 'zero' with scale='log', because only losses > 0 have a "
+                "logarithm, and their gradients are scaled by limit / loss; got center='mean'. "
+                "Pass center='zero', or scale='linear' for losses of either sign."
+            )
         if self.num_groups is not None and self.num_groups < 1:
             raise ValueError(
                 "ALRC: num_groups must be at least 1, because it counts the groups of losses that "
@@ -168,6 +188,12 @@ decay=0.999.
                 "ALRC: mu1_start must have a square that is finite in float32, because it is the "
                 f"mean loss, whose variance is kept there; got {mu1}. Pass an estimate of the mean "
                 "loss, or leave mu1_start and mu2_start out to start automatically."
+            )
+        if self.scale == "log" and not mu1 > 0:
+            raise ValueError(
+                "ALRC: mu1_start must be greater than 0 with scale='log', because only losses > 0 "
+                f"have a logarithm; got {mu1}. Pass an estimate of the mean loss, or leave "
+                "mu1_start and mu2_start out to start automatically."
             )
         if not 0 <= mu2 < _LARGEST_MU2:
             raise ValueError(
@@ -206,10 +232,19 @@ decay=0.999.
 
     @property
     def start(self) -> tuple[float, float]:
-        """Mean and variance before the first call; both 0 for the automatic start."""
-        if self.mu1_start is None or self.mu2_start is None:
-            return 0.0, 0.0
-        return self.mu1_start, max(self.mu2_start - self.mu1_start * self.mu1_start, 0.0)
+        """Mean and variance before the first call; both 0 for the automatic start.
+
+        With scale ``"log"``, the geometric mean, and the variance of logarithms: those of log-normal
+        losses with the starts as moments, or 1 and 0.
+        """
+        mu1, mu2, is_log = self.mu1_start, self.mu2_start, self.scale == "log"
+        if mu1 is None or mu2 is None:
+            return float(is_log), 0.0
+        variance = max(mu2 - mu1 * mu1, 0.0)
+        if not is_log:
+            return mu1, variance
+        v = math.log(mu2) - 2 * math.log(mu1) if variance else 0.0
+        return max(math.exp(math.log(mu1) - v / 2), _SMALLEST_GEOMETRIC_MEAN), v
 
 
 def _number(name: str, value: SupportsFloat) -> float:

@@ -3,7 +3,8 @@
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from alrc.rule import LARGEST_MOMENT, Counts, Moments
+from alrc import refusals
+from alrc.rule import KINDS, LARGEST_MOMENT, SMALLEST_MEAN, Counts, Moments
 from alrc.settings import Settings
 
 MOMENTS = Moments._fields
@@ -12,17 +13,39 @@ NAMES = MOMENTS + COUNTS
 WHOLE = NAMES[2:]  # those that are whole numbers
 
 
+def saved_names(scale: str) -> tuple[str, ...]:
+    """Under which the numbers of NAMES are saved: a state tells by them of which scale it is."""
+    return KINDS[scale]._fields + COUNTS
+
+
+def other_scale(saved: Iterable[str], scale: str) -> str | None:
+    """The scale of a state with these names, if it is another than ``scale``, else None."""
+    others = [other for other in KINDS if other != scale]
+    return next((x for x in others if set(KINDS[x]._fields[:2]) <= set(saved)), None)
+
+
 class ShowsState:
     """What every front end that keeps a state shows of it, as arrays of its own."""
 
-    mean: Any
-    variance: Any
+    _of_losses: Callable[[], tuple[Any, Any]]  # mean and variance, in the unit of the loss
     _thresholds: Callable[[], tuple[Any, Any]]  # lower and upper
 
     @property
+    def mu1(self) -> Any:
+        """Running mean of the limited losses, the paper's first moment; of the state's shape.
+
+        With scale ``"log"``, that of log-normal losses with these moments, exp(m + v / 2).
+        """
+        return self._of_losses()[0]
+
+    @property
     def mu2(self) -> Any:
-        """Running mean square of the limited losses, the second moment; of the state's shape."""
-        return self.variance + self.mean * self.mean
+        """Running mean square of the limited losses, the second moment; of the state's shape.
+
+        With scale ``"log"``, that of log-normal losses with these moments, exp(2 m + 2 v).
+        """
+        mean, variance = self._of_losses()
+        return variance + mean * mean
 
     @property
     def threshold(self) -> Any:
@@ -44,11 +67,15 @@ def problem(name: str, number: Any) -> str | None:
         return None if 0 <= number < 2**63 else f"a count, 0 or more, in int64; got {number}"
     if not abs(number) < LARGEST_MOMENT:
         return f"finite in float32; got {number}"
-    return f"at least 0; got {number}" if name == "variance" and number < 0 else None
+    if name == "geometric_mean" and number < SMALLEST_MEAN:
+        return f"greater than 0 in float32; got {number}"
+    return f"at least 0; got {number}" if "variance" in name and number < 0 else None
 
 
-def checked(who: str, saved: Mapping[str, Any], num_groups: int | None = None) -> dict[str, Any]:
-    """All of the numbers that were saved, in the order of NAMES; counts that were not are 0.
+def checked(
+    who: str, saved: Mapping[str, Any], num_groups: int | None = None, scale: str = "linear"
+) -> dict[str, Any]:
+    """All of the numbers that were saved, by NAMES and in their order; counts not saved are 0.
 
     JSON may have made 7 of 7.0, or 7.0 of 7: the counts come back as int, the others as float.
     With groups, each name has a list of numbers, one for each group. Arrays are taken, too, as
@@ -57,21 +84,25 @@ def checked(who: str, saved: Mapping[str, Any], num_groups: int | None = None) -
     Raises:
         TypeError: If ``saved`` is no mapping.
         ValueError: If a moment is missing, a name unknown, or a number impossible; or if it is
-            the state of another number of groups.
+            the state of another scale or number of groups.
     """
+    names = saved_names(scale)
+    moments, whole = names[: len(MOMENTS)], names[2:]
     if not isinstance(saved, Mapping):
         raise TypeError(
             f"{who}: the saved state must be a dict of numbers by name; got {saved!r}. Pass what "
             "to_dict() returned."
         )
-    if missing := [name for name in MOMENTS if name not in saved]:
+    if other := other_scale(saved, scale):
+        raise refusals.scale(who, "the saved state", scale, other)
+    if missing := [name for name in moments if name not in saved]:
         raise ValueError(
-            f"{who}: the saved state must have {_listed(MOMENTS)}; {_listed(missing)} is missing "
+            f"{who}: the saved state must have {_listed(moments)}; {_listed(missing)} is missing "
             f"from {_listed(saved) or 'it'}. Pass what to_dict() returned."
         )
-    if unknown := [name for name in saved if name not in NAMES]:
+    if unknown := [name for name in saved if name not in names]:
         raise ValueError(
-            f"{who}: the saved state must have no names but {_listed(NAMES)}; got "
+            f"{who}: the saved state must have no names but {_listed(names)}; got "
             f"{_listed(unknown)}. Pass what to_dict() returned."
         )
     plain = {name: x.tolist() if hasattr(x, "tolist") else x for name, x in saved.items()}
@@ -89,12 +120,12 @@ def checked(who: str, saved: Mapping[str, Any], num_groups: int | None = None) -
                 )
 
     def complete(name: str) -> Any:
-        kind = int if name in WHOLE else float
+        kind = int if name in whole else float
         if num_groups is None:
             return kind(plain.get(name, 0))
         return [kind(number) for number in plain.get(name, [0] * num_groups)]
 
-    return {name: complete(name) for name in NAMES}
+    return {name: complete(own) for name, own in zip(NAMES, names, strict=True)}
 
 
 def start(settings: Settings, saved: Mapping[str, Any] | None) -> Moments:
@@ -103,7 +134,7 @@ def start(settings: Settings, saved: Mapping[str, Any] | None) -> Moments:
         groups = settings.num_groups
         first = (*settings.start, 0)
         return Moments(*(first if groups is None else ([number] * groups for number in first)))
-    numbers = checked("init", saved, settings.num_groups)
+    numbers = checked("init", saved, settings.num_groups, settings.scale)
     return Moments(*(numbers[name] for name in MOMENTS))
 
 

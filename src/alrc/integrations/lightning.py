@@ -48,7 +48,7 @@ class ALRCCallback(Callback):
     had before the first; and one with ``ckpt_path`` goes on from those in the checkpoint.
 
     Args:
-        num_stddev: As in :class:`alrc.torch.ALRC`, like the seven after it.
+        num_stddev: As in :class:`alrc.torch.ALRC`, like the eight after it.
         decay: Share of the old moments kept at each backward pass.
         mu1_start: First estimate of the mean loss.
         mu2_start: First estimate of the mean squared loss.
@@ -56,6 +56,7 @@ class ALRCCallback(Callback):
         warmup: Losses to watch before the first is limited.
         recency: How much more recent losses weigh in the average that the automatic start is.
         center: Point towards which gradients are scaled.
+        scale: ``"log"``: the mean and standard deviations are those of the losses' logarithms.
         name: What its logged metrics start with, and what tells its state from that of another
             ALRCCallback in the same checkpoint; Lightning refuses two of one name.
         backward: Manual optimization only: which ``manual_backward`` of each training batch this
@@ -122,6 +123,7 @@ class ALRCCallback(Callback):
         warmup: int = 10,
         recency: float = 1.0,
         center: Literal["zero", "mean"] = "zero",
+        scale: Literal["linear", "log"] = "linear",
         name: str = "alrc",
         backward: int | None = None,
     ) -> None:
@@ -149,6 +151,7 @@ class ALRCCallback(Callback):
             warmup=warmup,
             recency=recency,
             center=center,
+            scale=scale,
         )
         self.name, self.backward = name, backward
         self._made_in = os.getpid()

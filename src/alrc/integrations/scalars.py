@@ -12,7 +12,7 @@ def scalars(alrc: ALRC) -> dict[str, Tensor]:
     Returns:
         ``limit``, ``mean`` and ``stddev``, which the next losses will meet; ``clipped_fraction``,
         the share of all losses so far that were limited; and ``nonfinite``, the number of NaN and
-        infinite ones. Each of the shape of the moments.
+        infinite ones. Each of the shape of the moments, and in the unit of the loss.
 
     Example:
         >>> import torch
@@ -22,10 +22,11 @@ def scalars(alrc: ALRC) -> dict[str, Tensor]:
         {'limit': tensor(7.), 'mean': tensor(1.), 'stddev': tensor(2.),
          'clipped_fraction': tensor(0.), 'nonfinite': tensor(0.)}
     """
+    mean, variance = alrc._of_losses()
     return {
         "limit": alrc.threshold,
-        "mean": alrc.mu1,
-        "stddev": alrc.variance.sqrt(),
+        "mean": mean,
+        "stddev": variance.sqrt(),
         "clipped_fraction": alrc.num_clipped / alrc.num_losses.clamp(min=1),
         "nonfinite": alrc.num_nonfinite.float(),
     }

@@ -32,11 +32,12 @@ def init(settings: Settings, saved: Mapping[str, Any] | None = None) -> Moments:
     Returns:
         Mean and variance, float32, and the number of updates, int32; each of shape ``()``, or
         ``(num_groups,)`` if the settings have groups. A saved number of updates that int32 cannot
-        hold is held at its largest.
+        hold is held at its largest. With scale ``"log"``, :class:`alrc.rule.LogMoments`, whose
+        mean is the geometric one.
 
     Raises:
         TypeError: If ``saved`` is not a dict.
-        ValueError: If ``saved`` lacks a moment or holds an impossible one.
+        ValueError: If ``saved`` lacks a moment, holds an impossible one, or is of another scale.
 
     Example:
         >>> from alrc import Settings
@@ -47,7 +48,8 @@ def init(settings: Settings, saved: Mapping[str, Any] | None = None) -> Moments:
         Array(3, dtype=int32)
     """
     mean, variance, num_updates = map(np.asarray, state.start(settings, saved))
-    return inputs.in_their_dtypes(Moments(mean, variance, np.minimum(num_updates, _LARGEST_COUNT)))
+    moments = Moments(mean, variance, np.minimum(num_updates, _LARGEST_COUNT))
+    return inputs.of_scale(inputs.in_their_dtypes(moments), settings)
 
 
 def clip(
@@ -93,7 +95,7 @@ def clip(
             ``Moments`` in float32 or wider, ``settings`` not ``Settings``, or ``group`` not whole
             numbers.
         ValueError: If ``mask`` or ``group`` has another shape than ``loss``, ``moments`` are
-            those of another number of groups, or ``group`` is missing or needless.
+            those of another number of groups or scale, or ``group`` is missing or needless.
 
     Note:
         Settings are plain numbers, which are compiled in, and cannot be traced: ``vmap`` over an
@@ -138,7 +140,7 @@ def clip(
     limited, moments = limit_and_advance(
         losses, weights, moments, settings, axis_name, index, largest
     )
-    return _attach(loss, limited), moments
+    return _attach(loss, limited), inputs.of_scale(moments, settings)
 
 
 # Both compiled by themselves, or a call would take 40 ms where nothing around it is compiled.

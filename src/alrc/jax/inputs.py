@@ -9,8 +9,8 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from alrc import refusals, rule
-from alrc.rule import Moments
+from alrc import refusals, rule, state
+from alrc.rule import KINDS, Moments
 from alrc.settings import Settings
 
 # What JAX makes arrays of; PyTorch's tensors, which it would copy to the host, are not among them.
@@ -60,8 +60,11 @@ def checked_moments(who: str, name: str, moments: Any, settings: Settings) -> Mo
             f"{who}: {name} must be the Moments that init or the last call returned; got "
             f"{moments!r}. Start from init, and hand on what each call returns."
         )
-    arrays = {}
-    for field, number in zip(Moments._fields, three, strict=True):
+    fields = getattr(moments, "_fields", ())
+    if other := state.other_scale(fields, settings.scale):
+        raise refusals.scale(who, f"the state in {name}", settings.scale, other)
+    arrays = []
+    for field, number in zip(KINDS[settings.scale]._fields, three, strict=True):
         array = _real_array(number)
         if array is None:
             raise TypeError(
@@ -77,8 +80,8 @@ def checked_moments(who: str, name: str, moments: Any, settings: Settings) -> Mo
                 f"{who}: {name} must be float32 or wider, because in less they stand still; got "
                 f"{field} as {array.dtype}. Leave them out where you cast the parameters."
             )
-        arrays[field] = array
-    return in_their_dtypes(Moments(**arrays))
+        arrays.append(array)
+    return in_their_dtypes(Moments(*arrays))
 
 
 def _real_array(number: Any) -> Array | None:
@@ -107,6 +110,12 @@ def _wrong_shape(
         "the Settings that the moments were made with; or, if they are those of several models, "
         "jax.vmap over them."
     )
+
+
+def of_scale(moments: Moments, settings: Settings) -> Moments:
+    """The moments under the names that tell of which scale they are."""
+    named: Moments = KINDS[settings.scale](*moments)
+    return named
 
 
 def in_their_dtypes(moments: Moments) -> Moments:

@@ -25,19 +25,20 @@ def scale_by_alrc(
     warmup: int = 10,
     recency: float = 1.0,
     center: Literal["zero", "mean"] = "zero",
+    scale: Literal["linear", "log"] = "linear",
     axis_name: Hashable | None = None,
 ) -> "optax.GradientTransformationExtraArgs":
     """An optax transformation that scales the gradients of a loss as :func:`clip` would.
 
     Its ``update`` takes the loss as ``value=``, which ``optax.chain`` hands on; the state is
-    ``Moments``. It equals clipping the loss exactly when the whole gradient comes from this one
+    ``Moments``, or ``LogMoments`` with scale ``"log"``. It equals clipping the loss exactly when the whole gradient comes from this one
     scalar loss and nothing has changed the gradient before: put it first, before ``adam`` or
     ``add_decayed_weights``. With one loss per example, several losses, or a regulariser that is
     not to be scaled, use :func:`clip`.
 
     Args:
-        num_stddev, decay, mu1_start, mu2_start, num_stddev_below, warmup, recency, center: As in
-            :class:`alrc.Settings`.
+        num_stddev, decay, mu1_start, mu2_start, num_stddev_below, warmup, recency, center, scale:
+            As in :class:`alrc.Settings`.
         axis_name: Axis over which devices differ in ``value`` and in their gradients, which are
             to be averaged after this transformation. None: ``value`` is the loss of the whole
             batch, and the gradients are its gradients.
@@ -91,6 +92,7 @@ def scale_by_alrc(
         warmup=warmup,
         recency=recency,
         center=center,
+        scale=scale,
     )
 
     def init_fn(params: Any) -> Moments:
@@ -123,6 +125,6 @@ def scale_by_alrc(
         factor = limited.factor
         with jax.numpy_dtype_promotion("standard"):  # half-precision gradients, in float32
             scaled = jax.tree.map(lambda g: (g * factor).astype(jnp.asarray(g).dtype), updates)
-        return scaled, moments
+        return scaled, inputs.of_scale(moments, settings)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)

@@ -32,7 +32,7 @@ class ALRC(state.ShowsState, keras.layers.Layer):  # type: ignore[misc, unused-i
     and it says so.
 
     Args:
-        num_stddev, decay, mu1_start, mu2_start, num_stddev_below, warmup, recency, center,
+        num_stddev, decay, mu1_start, mu2_start, num_stddev_below, warmup, recency, center, scale,
             num_groups: As in :class:`alrc.Settings`.
         **kwargs: Of ``keras.layers.Layer``, such as ``name``.
 
@@ -56,7 +56,9 @@ class ALRC(state.ShowsState, keras.layers.Layer):  # type: ignore[misc, unused-i
         that stay at their largest once they have reached it. Two metrics count clipped and
         non-finite losses since they were reset, which ``fit`` does each epoch; if it is called
         inside another layer's ``call``, Keras on JAX has them for whole epochs only, and NaN in
-        the logs of a batch.
+        the logs of a batch. With scale ``"log"``, ``mean`` is the geometric one and ``variance``
+        that of logarithms, and files and dicts call them ``geometric_mean`` and ``log_variance``;
+        ``mu1``, ``mu2`` and ``threshold`` are in the unit of the loss on either scale.
 
     Note:
         Under ``tf.distribute`` all replicas share one limit and the same moments, by one
@@ -96,6 +98,7 @@ class ALRC(state.ShowsState, keras.layers.Layer):  # type: ignore[misc, unused-i
         warmup: int = 10,
         recency: float = 1.0,
         center: Literal["zero", "mean"] = "zero",
+        scale: Literal["linear", "log"] = "linear",
         num_groups: int | None = None,
         **kwargs: Any,
     ) -> None:
@@ -110,6 +113,7 @@ class ALRC(state.ShowsState, keras.layers.Layer):  # type: ignore[misc, unused-i
             warmup=warmup,
             recency=recency,
             center=center,
+            scale=scale,
             num_groups=num_groups,
         )
         for name in state.NAMES:
@@ -213,10 +217,9 @@ class ALRC(state.ShowsState, keras.layers.Layer):  # type: ignore[misc, unused-i
         """The moments as tensors, which may be the weights themselves."""
         return Moments(*(ops.convert_to_tensor(getattr(self, name)) for name in state.MOMENTS))
 
-    @property
-    def mu1(self) -> Tensor:
-        """Running mean of the limited losses, the paper's first moment; of the state's shape."""
-        return ops.copy(self.mean)
+    def _of_losses(self) -> tuple[Tensor, Tensor]:
+        mean, variance = rule.of_losses(ops, self._moments(), self.settings)
+        return ops.copy(mean), variance
 
     def _thresholds(self) -> tuple[Tensor, Tensor]:
         return rule.limits(ops, self._moments(), self.settings)
@@ -232,7 +235,10 @@ class ALRC(state.ShowsState, keras.layers.Layer):  # type: ignore[misc, unused-i
             TypeError: If ``saved`` is not a dict.
             ValueError: If something in it is missing, unknown or impossible; nothing is taken over.
         """
-        for name, value in state.checked("ALRC", saved, self.settings.num_groups).items():
+        settings = self.settings
+        for name, value in state.checked(
+            "ALRC", saved, settings.num_groups, settings.scale
+        ).items():
             # A count too large for the weight is held at its largest.
             weight = getattr(self, name)
             largest = _LARGEST[inputs.dtype(weight)] if name in state.WHOLE else math.inf
@@ -244,9 +250,12 @@ class ALRC(state.ShowsState, keras.layers.Layer):  # type: ignore[misc, unused-i
             store[name] = array
 
     def _arrays(self) -> dict[str, Any]:
-        """The state as NumPy arrays."""
-        tensors = ((name, ops.convert_to_tensor(getattr(self, name))) for name in state.NAMES)
-        return {name: ops.convert_to_numpy(tensor) for name, tensor in tensors}
+        """The state as NumPy arrays, under the names that tell of which scale it is."""
+        saved = state.saved_names(self.settings.scale)
+        tensors = (ops.convert_to_tensor(getattr(self, name)) for name in state.NAMES)
+        return {
+            name: ops.convert_to_numpy(tensor) for name, tensor in zip(saved, tensors, strict=True)
+        }
 
     def load_own_variables(self, store: Any) -> None:
         saved = {name: inputs.stored(store[name]) for name in store.keys()}  # noqa: SIM118 - it is no dict

@@ -121,7 +121,7 @@ class ALRCMixin:
     def fit(self, *args: Any, **kwargs: Any) -> Any:
         if isinstance(alrc := getattr(self, "alrc", None), ALRC):
             # Weights that were assigned have not been checked, as those from files have.
-            state.checked("ALRC", alrc.to_dict(), alrc.settings.num_groups)
+            state.checked("ALRC", alrc.to_dict(), alrc.settings.num_groups, alrc.settings.scale)
         return super().fit(*args, **kwargs)  # type: ignore[misc]
 
     def make_train_function(self, force: bool = False) -> Any:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from alrc import state
-from alrc.rule import LARGEST_MOMENT
+from alrc.rule import LARGEST_MOMENT, SMALLEST_MEAN
 from alrc.settings import Settings
 from alrc.torch import inputs
 
@@ -17,7 +17,7 @@ _LARGEST_COUNT = 2**40
 _WRONG_DTYPE = (
     "ALRC: its moments must be float32, in which they can move, and its counts int64; got"
 )
-Buffers = dict[str, Any]  # tensors by name, as a module keeps them
+Buffers = Mapping[str, Any]  # tensors by the names of state.NAMES, whatever they are saved under
 
 
 def dtype(name: str) -> torch.dtype:
@@ -54,6 +54,8 @@ def vet(buffers: Buffers, settings: Settings) -> None:
         )
     given = {name: buffers[name].clone() for name in state.NAMES}
     sound = (given["mean"].abs() < LARGEST_MOMENT) & (given["variance"] < LARGEST_MOMENT)
+    if settings.scale == "log":
+        sound = sound & (given["mean"] >= SMALLEST_MEAN)
     used = given["mean"] != 0
     for name in (*state.WHOLE, "variance"):
         sound, used = sound & (given[name] >= 0), used | (given[name] != 0)
@@ -84,12 +86,12 @@ def vet(buffers: Buffers, settings: Settings) -> None:
 
 def load_problems(saved: Mapping[str, Any], prefix: str, settings: Settings) -> list[str]:
     """All that is wrong with the state in a checkpoint, in words."""
-    values = {name: saved[prefix + name] for name in state.NAMES}
+    values = {name: saved[prefix + name] for name in state.saved_names(settings.scale)}
     problems = {name: problem(name, value, settings.shape) for name, value in values.items()}
     if not any(problems.values()):
         return []
     if other := _other_groups(values.values(), settings):
-        return [f"ALRC: {prefix}mean and the rest of the state {other}"]
+        return [f"ALRC: {prefix}{next(iter(values))} and the rest of the state {other}"]
     return [
         f"ALRC: {prefix}{found}. The checkpoint is damaged or not one of ALRC's: load another, or "
         "remove ALRC's keys from it and load it with strict=False to start afresh."

@@ -4,11 +4,23 @@ What is one number is a Python float here, ten times faster than a tensor of sha
 no loss is beyond its limit, the loss itself is returned.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
 from alrc import rule
-from alrc.rule import LARGEST_LOSS, LARGEST_MOMENT, Counts, Floats, Limited, Moments, Step, Summary
+from alrc.rule import (
+    LARGEST_LOSS,
+    LARGEST_MOMENT,
+    SMALLEST_MEAN,
+    Counts,
+    Floats,
+    Limited,
+    Moments,
+    Step,
+    Summary,
+)
 from alrc.settings import Settings
 from alrc.torch import inputs
 
@@ -38,9 +50,14 @@ def observe(
         return None
     if not (numbers.variance >= 0.0 and abs(numbers.mean) < LARGEST_MOMENT):
         raise Unsound
+    is_log = settings.scale == "log"
+    if is_log and not numbers.mean >= SMALLEST_MEAN:
+        raise Unsound
     bounds = rule.limits(Floats, numbers, settings)
-    has_zeros = False
-    if settings.center == "zero" and low <= 0.0 <= high:
+    has_zeros = is_log and low <= 0.0  # or losses below 0, which do not count there either
+    if has_zeros and high <= 0.0:
+        return None  # nothing counts
+    if not is_log and settings.center == "zero" and low <= 0.0 <= high:
         has_zeros = loss.dim() == 0 or int(loss.count_nonzero()) < loss.numel()
         if has_zeros and (low == high or bounds[1] < 0.0):
             return None  # nothing counts, or a negative limit, which zeros are not to meet
@@ -52,7 +69,8 @@ def observe(
             result = rule.limit(Floats, low, None, bounds, numbers.mean, settings, largest)
         size = 1
         num_clipped: Tensor | int = int(result.limited)
-        summary = Summary(size, result.value - numbers.mean, 0.0)
+        shift = rule.deviations(Floats, result.value, numbers.mean, settings)
+        summary = Summary(size, shift, 0.0)
     else:
         losses = inputs.detached(loss)
         result = Limited(losses, 1.0, False)
@@ -62,9 +80,12 @@ def observe(
                 losses, bounds, moments.mean, settings, inputs.largest_factor(loss)
             )
             num_clipped = result.limited.count_nonzero()
-        counted = result.value[losses != 0] if has_zeros else result.value
+        counted = result.value
+        if has_zeros:
+            counted = counted[losses > 0 if is_log else losses != 0]
         size = counted.numel()
-        variance, shift = torch.var_mean(counted - moments.mean, correction=0)
+        deviations = rule.deviations(torch, counted, moments.mean, settings)
+        variance, shift = torch.var_mean(deviations, correction=0)
         summary = Summary(size, shift.item(), variance.item())
     limited = loss if within else _with_factor(loss, result)
     return limited, Step(result, summary, Counts(size, num_clipped, 0)), numbers
@@ -89,7 +110,7 @@ def _limit_each(
     def tensor(bound: float) -> Tensor:
         return torch.scalar_tensor(bound, dtype=losses.dtype, device=losses.device)
 
-    upper = tensor(bounds[1])
+    upper = tensor(bounds[1] if bounds[1] < LARGEST_MOMENT else math.inf)
     lower = upper if settings.num_stddev_below is None else tensor(bounds[0])  # else not looked at
     return rule.limit(torch, losses, None, (lower, upper), mean, settings, largest)
 

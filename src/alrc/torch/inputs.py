@@ -1,12 +1,13 @@
 """What a call of :mod:`alrc.torch` may be given: the checks, and what is made of it."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from alrc import refusals, rule
-from alrc.rule import Moments, Reduction
+from alrc import refusals, rule, state
+from alrc.rule import KINDS, Reduction
 from alrc.settings import Settings
 
 _WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
@@ -42,14 +43,17 @@ def check(who: str, loss: Tensor, mask: Tensor | None, device: torch.device) -> 
         )
 
 
-def check_moments(who: str, moments: Moments, settings: Settings) -> None:
-    if not isinstance(moments, Moments) or not all(isinstance(x, Tensor) for x in moments):
+def check_moments(who: str, moments: Any, settings: Settings) -> None:
+    kinds = tuple(KINDS.values())
+    if not isinstance(moments, kinds) or not all(isinstance(x, Tensor) for x in moments):
         raise TypeError(
             f"{who}: moments must be Moments of tensors, which init() makes; got {moments!r}. "
             "Pass what init() or the call before returned; of numbers by name, "
             "init(settings, saved=numbers)."
         )
-    for name, moment in zip(("mean", "variance"), moments, strict=False):
+    if other := state.other_scale(moments._fields, settings.scale):
+        raise refusals.scale(who, "the state in moments", settings.scale, other)
+    for name, moment in zip(moments._fields[:2], moments, strict=False):
         if moment.dtype not in (torch.float32, torch.float64):
             raise TypeError(
                 f"{who}: moments must be float32 at least, in which they can move; got a {name} in "

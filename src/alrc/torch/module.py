@@ -28,7 +28,7 @@ def _waiting(name: str) -> Any:
 
     def read(self: "ALRC") -> Any:
         self.wait()
-        return self._buffers[name]
+        return self._state()[name]
 
     return property(read)
 
@@ -72,6 +72,10 @@ class ALRC(state.ShowsState, nn.Module):
         center: Point towards which gradients are scaled. ``"zero"`` (the paper): by limit / loss,
             for losses >= 0. ``"mean"``: by (limit - mean) / (loss - mean), for losses of either
             sign.
+        scale: ``"linear"`` (the paper): the mean and the standard deviations are those of the
+            losses. ``"log"``: those of their logarithms, so that the limit is :math:`e^{m + n s}`,
+            for losses that spread over decades; only losses > 0 count, and the starts are taken
+            as moments of log-normal losses. Needs center ``"zero"``.
         num_groups: Number of groups with moments and a limit of their own, >= 1: one for each
             data source, task, class or range of diffusion timesteps. Each call then says which
             group its losses are in: ``alrc(loss, group=index)``. None: one limit for all.
@@ -95,13 +99,16 @@ class ALRC(state.ShowsState, nn.Module):
         ``variance``, which stay float32 whatever ``.half()`` or ``.to(dtype)`` does to the model,
         and the counts ``num_updates``, ``num_losses``, ``num_clipped`` and ``num_nonfinite``,
         int64. With ``sync`` all of them are those of all ranks, and the same on every rank.
+        With scale ``"log"`` the first two are called ``geometric_mean``, :math:`e^m`, and
+        ``log_variance``. ``mu1``, ``mu2`` and ``threshold`` are in the unit of the loss on either
+        scale: with ``"log"``, :math:`\mu_1 = e^{m + v / 2}` and :math:`\mu_2 = e^{2 m + 2 v}`.
 
     Note:
         In ``eval()`` mode, and where gradients are off (``torch.no_grad()``), losses pass
         through and nothing moves. A NaN or infinite loss comes back as it came, is counted, and
         never enters the moments; so does a finite one that float32 moments cannot hold, from
         4.6e18 on, if there is no limit for it. With center ``"zero"``, a loss of exactly 0 comes
-        back and counts nowhere. On the CPU, losses of which none is limited are returned as the
+        back and counts nowhere; with scale ``"log"``, one below 0, too. On the CPU, losses of which none is limited are returned as the
         same tensor: work in place on the result would change the loss that you log. Call it
         outside a region of activation checkpointing: inside, the losses would meet it twice, the
         second time with other moments, which it refuses.
@@ -161,6 +168,7 @@ class ALRC(state.ShowsState, nn.Module):
         warmup: int = 10,
         recency: float = 1.0,
         center: Literal["zero", "mean"] = "zero",
+        scale: Literal["linear", "log"] = "linear",
         num_groups: int | None = None,
         sync: "bool | torch.distributed.ProcessGroup" = False,
         async_op: bool = True,
@@ -176,6 +184,7 @@ class ALRC(state.ShowsState, nn.Module):
             warmup=warmup,
             recency=recency,
             center=center,
+            scale=scale,
             num_groups=num_groups,
         )
         ranks.check(sync)
@@ -183,8 +192,8 @@ class ALRC(state.ShowsState, nn.Module):
         self._step_hooks: OrderedDict[int, StepHook] = OrderedDict()
         # A buffer made in inference mode could never be updated outside it.
         with torch.inference_mode(False):
-            for name in state.NAMES:
-                self._buffers[name] = torch.empty(
+            for name, saved in self._saved_names().items():
+                self._buffers[saved] = torch.empty(
                     self.settings.shape, dtype=buffers.dtype(name), device=device
                 )
         self.reset_parameters()
@@ -192,7 +201,7 @@ class ALRC(state.ShowsState, nn.Module):
     def reset_parameters(self) -> None:
         """Sets the moments to their start and the counts to 0; after ``to_empty()``, say."""
         self._exchange = None
-        buffers.reset(self._buffers, self.settings)
+        buffers.reset(self._state(), self.settings)
         self._seen_to_be_sound()
 
     def forward(
@@ -272,7 +281,7 @@ class ALRC(state.ShowsState, nn.Module):
             {'mean': 2.0, 'variance': 1.0, 'num_updates': 0,
              'num_losses': 0, 'num_clipped': 0, 'num_nonfinite': 0}
         """
-        return {name: getattr(self, name).tolist() for name in state.NAMES}
+        return {saved: getattr(self, name).tolist() for name, saved in self._saved_names().items()}
 
     def load_dict(self, saved: Mapping[str, Any]) -> None:
         """Goes on from what ``to_dict()`` returned, in any framework; all of it or nothing.
@@ -292,7 +301,7 @@ class ALRC(state.ShowsState, nn.Module):
             >>> alrc.threshold  # 1.5 + 3 * sqrt(0.25)
             tensor(3.)
         """
-        numbers = state.checked("ALRC", saved, self.settings.num_groups)
+        numbers = state.checked("ALRC", saved, self.settings.num_groups, self.settings.scale)
         self._exchange = None  # what comes of it would be overwritten
         for name, number in numbers.items():
             buffer = getattr(self, name)
@@ -305,13 +314,12 @@ class ALRC(state.ShowsState, nn.Module):
 
     def _vet(self) -> None:
         """Looks at the state once for each tensor that it is in."""
-        buffers.vet(self._buffers, self.settings)
+        buffers.vet(self._state(), self.settings)
         if not torch.compiler.is_compiling():
             self._seen_to_be_sound()
 
     def _seen_to_be_sound(self) -> None:
-        mean: Any = self._buffers["mean"]
-        self._vetted = weakref.ref(mean)
+        self._vetted = weakref.ref(self._moments().mean)
 
     def _take_over(self, step: Step, moments: Moments) -> None:
         """Moves the moments; or, with other ranks, starts the exchange that will."""
@@ -357,12 +365,22 @@ class ALRC(state.ShowsState, nn.Module):
 
     def _moments(self) -> Moments:
         own: Any = self._buffers  # much faster to read than attributes of a module
-        return Moments(own["mean"], own["variance"], own["num_updates"])
+        if "mean" in own:
+            return Moments(own["mean"], own["variance"], own["num_updates"])
+        return Moments(own["geometric_mean"], own["log_variance"], own["num_updates"])
 
-    @property
-    def mu1(self) -> Tensor:
-        """Running mean of the limited losses, the paper's first moment; of the state's shape."""
-        return self.mean.clone()
+    def _saved_names(self) -> dict[str, str]:
+        """What the numbers of state.NAMES are called in checkpoints, and as buffers."""
+        return dict(zip(state.NAMES, state.saved_names(self.settings.scale), strict=True))
+
+    def _state(self) -> dict[str, Any]:
+        """The buffers by state.NAMES."""
+        return {name: self._buffers[saved] for name, saved in self._saved_names().items()}
+
+    def _of_losses(self) -> tuple[Tensor, Tensor]:
+        self.wait()
+        mean, variance = rule.of_losses(torch, self._moments(), self.settings)
+        return mean.clone(), variance
 
     def _thresholds(self) -> tuple[Tensor, Tensor]:
         self.wait()
@@ -383,6 +401,7 @@ class ALRC(state.ShowsState, nn.Module):
             names += [] if getattr(self.settings, name) is None else [name]
         parts = [f"{name}={getattr(self.settings, name):g}" for name in names]
         parts += [f"center={self.settings.center!r}"]
+        parts += [] if self.settings.scale == "linear" else [f"scale={self.settings.scale!r}"]
         parts += ["sync=True" if self.sync is True else "sync=group"] if self.sync else []
         if self.settings.num_groups is None:
             threshold = "?" if self.mean.is_meta else f"{self.threshold.item():g}"
@@ -391,12 +410,13 @@ class ALRC(state.ShowsState, nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "ALRC":
         # .half() and .to(bfloat16) come through here: move the state, never change its dtype.
-        before = {name: getattr(self, name) for name in state.NAMES}
+        self.wait()
+        before = self._state()
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        for name, old in before.items():
-            new = getattr(self, name)
-            if new.dtype != old.dtype:
-                self._buffers[name] = old.to(new.device)
+        for name, saved in self._saved_names().items():
+            new: Any = self._buffers[saved]
+            if new.dtype != before[name].dtype:
+                self._buffers[saved] = before[name].to(new.device)
         return self
 
     def _save_to_state_dict(self, *args: Any, **kwargs: Any) -> None:
@@ -443,7 +463,12 @@ class ALRC(state.ShowsState, nn.Module):
         error_msgs: list[str],
     ) -> None:
         """Takes the whole state over, or none of it and says why."""
-        keys = [prefix + name for name in state.NAMES]
+        keys = {prefix + saved: name for name, saved in self._saved_names().items()}
+        own = [key.removeprefix(prefix) for key in state_dict if key.startswith(prefix)]
+        if other := state.other_scale(own, self.settings.scale):
+            what = f"{prefix}{state.saved_names(other)[0]} and the rest of the state"
+            error_msgs.append(str(refusals.scale("ALRC", what, self.settings.scale, other)))
+            return
         if missing := [key for key in keys if key not in state_dict]:
             missing_keys.extend(missing)
             unexpected_keys.extend(k for k in state_dict if k.startswith(prefix) and k not in keys)
@@ -451,9 +476,9 @@ class ALRC(state.ShowsState, nn.Module):
         if problems := buffers.load_problems(state_dict, prefix, self.settings):
             error_msgs.extend(problems)
             return
-        for name in state.NAMES:
+        for key, name in keys.items():
             # With assign=True this very tensor becomes the buffer.
-            state_dict[prefix + name] = state_dict[prefix + name].detach().to(buffers.dtype(name))
+            state_dict[key] = state_dict[key].detach().to(buffers.dtype(name))
         self._exchange = None  # what comes of it would be overwritten
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs

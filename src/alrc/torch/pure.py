@@ -8,7 +8,7 @@ from torch import Tensor
 
 from alrc import rule, state
 from alrc.opaque import opaque
-from alrc.rule import Moments, Reduction, Step
+from alrc.rule import KINDS, Moments, Reduction, Step
 from alrc.settings import Settings
 from alrc.torch import inputs
 
@@ -28,11 +28,12 @@ def init(
 
     Returns:
         Mean and variance, float32, and the number of updates, int64; each of shape ``()``, or
-        ``(num_groups,)`` if the settings have groups.
+        ``(num_groups,)`` if the settings have groups. With scale ``"log"``,
+        :class:`alrc.rule.LogMoments`, whose mean is the geometric one.
 
     Raises:
         TypeError: If ``saved`` is not a dict.
-        ValueError: If ``saved`` lacks a moment or holds an impossible one.
+        ValueError: If ``saved`` lacks a moment, holds an impossible one, or is of another scale.
 
     Example:
         >>> from alrc import Settings
@@ -43,11 +44,12 @@ def init(
         Moments(mean=tensor(1.5000), variance=tensor(0.2500), num_updates=tensor(3))
     """
     mean, variance, num_updates = state.start(settings, saved)
-    return Moments(
+    made: Moments = KINDS[settings.scale](
         torch.tensor(mean, dtype=torch.float32, device=device),
         torch.tensor(variance, dtype=torch.float32, device=device),
         torch.tensor(num_updates, dtype=torch.int64, device=device),
     )
+    return made
 
 
 def clip(
@@ -79,7 +81,7 @@ def clip(
         TypeError: If ``loss`` is not a floating tensor, ``moments`` not ``Moments``, ``mask`` not
             a tensor, or ``group`` not whole numbers.
         ValueError: If ``mask`` or ``group`` has another shape, ``moments`` are those of another
-            number of groups, or anything is on another device.
+            number of groups or scale, or anything is on another device.
 
     Example:
         >>> import torch
@@ -99,12 +101,13 @@ def clip(
         Mach. Learn.: Sci. Technol. 1 (2020) 015011, https://doi.org/10.1088/2632-2153/ab81e2
     """
     inputs.check_moments("clip", moments, settings)
-    inputs.check("clip", loss, mask, moments.mean.device)
+    before = Moments(*moments)
+    inputs.check("clip", loss, mask, before.mean.device)
     groups = inputs.groups("clip", loss, group, settings)
-    limited, step, _ = observe(loss, moments, settings, mask, groups)
-    advanced = rule.advance(torch, moments, step.summary, settings)
-    pairs = zip(advanced, moments, strict=True)
-    return limited, Moments(*(new.to(old.dtype) for new, old in pairs))
+    limited, step, _ = observe(loss, before, settings, mask, groups)
+    advanced = rule.advance(torch, before, step.summary, settings)
+    pairs = zip(advanced, before, strict=True)
+    return limited, KINDS[settings.scale](*(new.to(old.dtype) for new, old in pairs))
 
 
 def observe(

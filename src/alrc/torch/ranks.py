@@ -141,10 +141,11 @@ def keep_out_of_broadcast(kind: Any) -> None:
         return
     ddp._alrc_is_kept_out = True
     modules = ddp.module.named_modules()
-    prefixes = [name for name, x in modules if isinstance(x, kind) and x.sync is not True]
-    if prefixes:
-        names = (f"{prefix}.{name}".lstrip(".") for prefix in prefixes for name in state.NAMES)
-        ddp.parameters_to_ignore.update(names)
+    own = {name: x.settings for name, x in modules if isinstance(x, kind) and x.sync is not True}
+    if own:
+        for prefix, settings in own.items():
+            names = state.saved_names(settings.scale)
+            ddp.parameters_to_ignore.update(f"{prefix}.{name}".lstrip(".") for name in names)
         ddp._assign_modules_buffers()
 
 
