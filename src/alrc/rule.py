@@ -1,8 +1,9 @@
 """The rule of adaptive learning rate clipping, written once for any array module.
 
 Every function takes the array module ``xp`` first and uses only operators and the names ``where``,
-``clip``, ``divide``, ``sqrt``, ``exp``, ``expm1``, ``log``, ``sum`` and ``ones_like``. NumPy, torch,
-jax.numpy and keras.ops have them; :class:`Floats` below has those needed for a single number.
+``clip``, ``divide``, ``sqrt``, ``exp``, ``expm1``, ``log``, ``sum`` and ``ones_like``. NumPy,
+torch, jax.numpy and keras.ops have them; :class:`Floats` below has those that are needed for a
+single number.
 Nothing here knows of automatic differentiation: losses come in detached, and :func:`attach` puts
 the result back. Constants meet ``where`` as arrays, since some modules take no numbers there, and
 others copy them to the device at every call.
@@ -41,8 +42,9 @@ LARGEST_LOSS = 2.0**62
 LARGEST_MOMENT = 2.0**127
 # Keeps the factor of a huge loss from underflowing to 0, and of a tiny one from overflowing.
 SMALLEST_FACTOR, LARGEST_FACTOR = 2.0**-126, 2.0**126
-# A geometric mean that is smaller is no normal number in float32: 0, to some devices.
-SMALLEST_MEAN = 2.0**-126
+# A geometric mean that is smaller is no normal number in float32: 0, to some devices. And the
+# largest number there.
+SMALLEST_MEAN, LARGEST_RATIO = 2.0**-126, 2.0**128 - 2.0**104
 # The same for gradients in float16, of which the largest is 65504.
 LARGEST_FACTOR_FLOAT16 = 2.0**14
 # Weights are held in this range, so that neither a tiny one underflows nor an infinite one spreads.
@@ -261,7 +263,7 @@ def deviations(xp: Module, losses: Array, mean: Array, settings: Settings) -> Ar
     """How far losses lie above the mean; or their logarithms above theirs."""
     if settings.scale == "linear":
         return losses - mean
-    return xp.log(xp.clip(xp.divide(losses, mean), SMALLEST_FACTOR, LARGEST_FACTOR))
+    return xp.log(xp.clip(xp.divide(losses, mean), SMALLEST_MEAN, LARGEST_RATIO))
 
 
 def of_losses(xp: Module, moments: Moments, settings: Settings) -> tuple[Array, Array]:

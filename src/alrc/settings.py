@@ -234,8 +234,8 @@ decay=0.999.
     def start(self) -> tuple[float, float]:
         """Mean and variance before the first call; both 0 for the automatic start.
 
-        With scale ``"log"``, the geometric mean, and the variance of logarithms: those of log-normal
-        losses with the starts as moments, or 1 and 0.
+        With scale ``"log"``, the geometric mean, and the variance of logarithms: those of
+        log-normal losses with the starts as moments, or 1 and 0.
         """
         mu1, mu2, is_log = self.mu1_start, self.mu2_start, self.scale == "log"
         if mu1 is None or mu2 is None:

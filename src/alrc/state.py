@@ -15,7 +15,7 @@ WHOLE = NAMES[2:]  # those that are whole numbers
 
 def saved_names(scale: str) -> tuple[str, ...]:
     """Under which the numbers of NAMES are saved: a state tells by them of which scale it is."""
-    return KINDS[scale]._fields + COUNTS
+    return (*KINDS[scale]._fields, *COUNTS)
 
 
 def other_scale(saved: Iterable[str], scale: str) -> str | None:

@@ -19,7 +19,8 @@ def assert_agrees(row: type[FrontEnd], batches: Sequence[Batch], **settings: Any
     """
     ours, reference = row(**settings), Reference(**settings)
     ours.hurry = len(batches) > 50
-    allowed = Tolerances(reference, settings)
+    is_log = settings.get("scale") == "log"
+    allowed = (LogTolerances if is_log else Tolerances)(reference, settings)
     for index, (losses, mask) in enumerate(batches):
         losses = [float(x) for x in np.asarray(losses, np.float32)]
         if index % 3 == 2:
@@ -33,12 +34,12 @@ def assert_agrees(row: type[FrontEnd], batches: Sequence[Batch], **settings: Any
 
         where = f"call {index} of {row.__name__}({settings})"
         for x, value, factor, e in zip(losses, values, factors, expected, strict=True):
-            if not e.limited and all(not abs(x - limit) <= allowed.limit for limit in limits):
+            if not e.limited and all(not abs(x - y) <= allowed.at(y) for y in limits):
                 assert value == x or (math.isnan(value) and math.isnan(x)), where
                 assert factor == 1.0, where
             else:
-                relative = 1e-5 + allowed.limit / max(abs(x - pivot), 1e-300)
-                assert value == Within(e.value, allowed.limit), where
+                relative = 1e-5 + allowed.at(e.value) / max(abs(x - pivot), 1e-300)
+                assert value == Within(e.value, allowed.at(e.value)), where
                 assert factor == Within(e.factor, relative * max(e.factor, 1.0)), where
 
         if reference.num_updates > updates_before:
@@ -83,6 +84,39 @@ class Tolerances:
         self.variance = 1e-4 * v + 2e-7 * self.spread + 2e-11 * self.size**2 + UNDERFLOW
         stddev = math.sqrt(v + self.variance) - math.sqrt(v)
         self.limit = self.mean + min(self.width, 1e6) * stddev
+
+    def at(self, limit: float) -> float:
+        return self.limit
+
+
+class LogTolerances(Tolerances):
+    """The same for logarithms, of which differences are relative ones of losses."""
+
+    def __init__(self, reference: Reference, settings: dict[str, Any]) -> None:
+        super().__init__(reference, settings)
+        self.size = self.now = _size(reference)
+
+    def after_update(self, reference: Reference, limited: bool) -> None:
+        self.now, before = _size(reference), self.now
+        self.size = max((1.0 if limited else self.decay) * self.size, before, self.now)
+        self.spread = max(self.spread, reference.variance)
+        self._set(reference)
+
+    def _set(self, reference: Reference) -> None:
+        v, size = reference.variance, getattr(self, "size", 1.0)
+        # The logarithms of the first call are taken of losses that nothing has scaled yet.
+        first = 6e-8 * max(1.0, abs(math.log(reference.mean)))
+        self.variance = 1e-4 * v + 2e-7 * self.spread + 2e-11 * size**2 + first * math.sqrt(v)
+        stddev = math.sqrt(v + self.variance) - math.sqrt(v)
+        self.relative = 2e-5 * size + min(self.width, 1e6) * stddev
+        self.mean = 2e-5 * size * reference.mean
+
+    def at(self, limit: float) -> float:
+        return self.relative * min(limit, 1e300)
+
+
+def _size(reference: Reference) -> float:
+    return max(1.0, math.sqrt(reference.variance))
 
 
 class Within:

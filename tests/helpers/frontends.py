@@ -68,8 +68,7 @@ class FrontEnd:
 
     @property
     def moments(self) -> tuple[float, float, int]:
-        saved = self.save()
-        return tuple(saved[name] for name in state.MOMENTS)
+        return tuple(list(self.save().values())[:3])
 
     @property
     def counts(self) -> tuple[int, int, int] | None:
@@ -115,10 +114,11 @@ class Numpy(FrontEnd):
 
     def save(self) -> dict[str, float]:
         counts = zip(state.COUNTS, self.totals.tolist(), strict=True)
-        return {**self.state.to_dict(), **dict(counts)}
+        moments = rule.KINDS[self.settings.scale](*self.state)
+        return {**moments.to_dict(), **dict(counts)}
 
     def load(self, saved: dict[str, float]) -> None:
-        numbers = list(state.checked(self.who, saved).values())
+        numbers = list(state.checked(self.who, saved, scale=self.settings.scale).values())
         self._take(*numbers[:3])
         self.totals = np.array(numbers[3:])
 

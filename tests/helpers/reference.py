@@ -7,8 +7,10 @@ It is written from the paper's recursion on the two raw moments of the clipped l
 and not from the centred form the library uses, so that an error in the one cannot hide in the
 other. It imports nothing of alrc and no array library. In float32, or even float64, mu2 - mu1**2
 cancels; with 60 digits there is nothing to take care of, so the code can follow the paper line by
-line. Numbers given as floats (losses, weights, hyperparameters) are taken as exactly the binary
-fractions they are; results are rounded to float only when they are handed out.
+line. With scale "log" the same recursion is that of the logarithms of the clipped losses, and the
+limit is exp(mu1 +- n sigma). Numbers given as floats (losses, weights, hyperparameters) are taken
+as exactly the binary fractions they are; results are rounded to float only when they are handed
+out.
 """
 
 from __future__ import annotations
@@ -54,7 +56,10 @@ class Reference:
         warmup: int = 10,
         recency: float = 1.0,
         center: str = "zero",
+        scale: str = "linear",
     ) -> None:
+        if scale not in ("linear", "log") or (scale == "log" and center != "zero"):
+            raise ValueError("scale is 'linear' or 'log', which takes no center but 'zero'")
         if center not in ("zero", "mean") or (mu1_start is None) != (mu2_start is None):
             raise ValueError("center is 'zero' or 'mean'; give both starts or neither")
         self._num_above = Decimal(num_stddev)
@@ -69,6 +74,12 @@ class Reference:
         self._mu2 = Decimal(mu2_start or 0)
         with localcontext(PRECISION):  # no distribution has mu2 < mu1**2: take it as variance 0
             self._mu2 = max(self._mu2, self._mu1 * self._mu1)
+        self._log = scale == "log"
+        if self._log and self._started:
+            with localcontext(PRECISION):  # of a log-normal, mu1 = e^(m + v/2), mu2 = e^(2m + 2v)
+                v = (self._mu2 / self._mu1 / self._mu1).ln()
+                self._mu1 = self._mu1.ln() - v / 2
+                self._mu2 = self._mu1 * self._mu1 + v
         self.num_updates = self.num_losses = self.num_clipped = self.num_nonfinite = 0
 
     def __call__(
@@ -82,6 +93,8 @@ class Reference:
             for loss, weight in zip(losses, weights, strict=True):
                 counts = weight > 0
                 nothing_to_limit = loss == 0 and self._center == "zero"
+                if self._log:  # neither 0 nor what is below has a logarithm
+                    nothing_to_limit = math.isfinite(loss) and loss <= 0
                 if nothing_to_limit or not (counts and math.isfinite(loss)):
                     self.num_nonfinite += counts and not nothing_to_limit
                     results.append(Clipped(loss, 1.0, limited=False, closeness=math.inf))
@@ -93,14 +106,15 @@ class Reference:
                 closeness = float(self._closeness(x, lower, upper))
                 results.append(Clipped(value, float(factor), limited, closeness))
                 self.num_clipped += limited
-                if abs(clipped) >= LARGEST:
+                if abs(clipped) >= LARGEST and not self._log:
                     self.num_nonfinite += 1
                     continue
                 self.num_losses += 1
                 share = min(max(Decimal(weight), LIGHTEST), HEAVIEST)
                 total += share
-                sum1 += share * clipped
-                sum2 += share * clipped * clipped
+                measured = clipped.ln() if self._log else clipped
+                sum1 += share * measured
+                sum2 += share * measured * measured
             if total > 0:
                 b = self._decay
                 if not self._started:  # weighted average of all calls until it is long enough
@@ -119,12 +133,14 @@ class Reference:
         return max(self._mu2 - self._mu1 * self._mu1, ZERO)
 
     def _limits(self) -> tuple[Decimal, Decimal]:
-        spread = max(self._variance().sqrt(), SPREAD_FLOOR * abs(self._mu1))
+        unit = ONE if self._log else abs(self._mu1)
+        spread = max(self._variance().sqrt(), SPREAD_FLOOR * unit)
         warming_up = not self._started and self.num_updates < self._warmup
         if warming_up or spread < SMALLEST_SPREAD:
             return -INFINITY, INFINITY
         below = INFINITY if self._num_below is None else self._num_below * spread
-        return self._mu1 - below, self._mu1 + self._num_above * spread
+        lower, upper = self._mu1 - below, self._mu1 + self._num_above * spread
+        return (lower.exp(), upper.exp()) if self._log else (lower, upper)
 
     def _lower_acts_on(self, x: Decimal) -> bool:
         return self._center == "mean" or x > 0
@@ -150,7 +166,9 @@ class Reference:
 
     @property
     def mean(self) -> float:
-        return float(self._mu1)
+        """The mean; of logarithms, its exponential, which is the geometric mean of the losses."""
+        with localcontext(PRECISION):
+            return float(self._mu1.exp() if self._log else self._mu1)
 
     @property
     def variance(self) -> float:
@@ -159,11 +177,13 @@ class Reference:
 
     @property
     def mu1(self) -> float:
-        return float(self._mu1)
+        with localcontext(PRECISION):
+            return float((self._mu1 + self._variance() / 2).exp() if self._log else self._mu1)
 
     @property
     def mu2(self) -> float:
-        return float(self._mu2)
+        with localcontext(PRECISION):
+            return float((2 * (self._mu1 + self._variance())).exp() if self._log else self._mu2)
 
     @property
     def lower(self) -> float:

@@ -31,10 +31,10 @@ def scale_by_alrc(
     """An optax transformation that scales the gradients of a loss as :func:`clip` would.
 
     Its ``update`` takes the loss as ``value=``, which ``optax.chain`` hands on; the state is
-    ``Moments``, or ``LogMoments`` with scale ``"log"``. It equals clipping the loss exactly when the whole gradient comes from this one
-    scalar loss and nothing has changed the gradient before: put it first, before ``adam`` or
-    ``add_decayed_weights``. With one loss per example, several losses, or a regulariser that is
-    not to be scaled, use :func:`clip`.
+    ``Moments``, or ``LogMoments`` with scale ``"log"``. It equals clipping the loss exactly when
+    the whole gradient comes from this one scalar loss and nothing has changed the gradient
+    before: put it first, before ``adam`` or ``add_decayed_weights``. With one loss per example,
+    several losses, or a regulariser that is not to be scaled, use :func:`clip`.
 
     Args:
         num_stddev, decay, mu1_start, mu2_start, num_stddev_below, warmup, recency, center, scale:

@@ -108,10 +108,11 @@ class ALRC(state.ShowsState, nn.Module):
         through and nothing moves. A NaN or infinite loss comes back as it came, is counted, and
         never enters the moments; so does a finite one that float32 moments cannot hold, from
         4.6e18 on, if there is no limit for it. With center ``"zero"``, a loss of exactly 0 comes
-        back and counts nowhere; with scale ``"log"``, one below 0, too. On the CPU, losses of which none is limited are returned as the
-        same tensor: work in place on the result would change the loss that you log. Call it
-        outside a region of activation checkpointing: inside, the losses would meet it twice, the
-        second time with other moments, which it refuses.
+        back and counts nowhere; with scale ``"log"``, one below 0, too. On the CPU, losses of
+        which none is limited are returned as the same tensor: work in place on the result would
+        change the loss that you log. Call it outside a region of activation checkpointing:
+        inside, the losses would meet it twice, the second time with other moments, which it
+        refuses.
 
     Raises:
         TypeError: From the constructor, if a setting is of the wrong type; from the call, if
