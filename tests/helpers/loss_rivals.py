@@ -81,7 +81,9 @@ def state_of(arm: Arm) -> Mapping[str, Any]:
     if isinstance(arm, LossDropper):
         return {"cutoff": arm.cutoff["loss"], "latest": arm.latest["loss"].sort().values}
     if isinstance(arm, AlrcLog):
-        return dict(zip(("mean", "variance", "num_updates"), arm.moments["loss"], strict=True))
+        moments = arm.limiter("loss").state_dict()
+        mean = moments["geometric_mean"].double().log()
+        return {"mean": mean, "variance": moments["log_variance"], **moments}
     if isinstance(arm, LimiterArm):
         return {**arm.limiter("loss").state_dict(), "upper": arm.threshold("loss")}
     return {}

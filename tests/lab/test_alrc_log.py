@@ -16,6 +16,11 @@ def positive(steps: int = 200) -> list[torch.Tensor]:
     return [x.nan_to_num(1.0, 1.0).clamp(min=1e-3).double() for x in stream(steps)]
 
 
+def assert_close(actual: torch.Tensor, expected: torch.Tensor) -> None:
+    """As closely as moments in float32 allow."""
+    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=0.0)
+
+
 @pytest.mark.parametrize("arm", ARMS)
 @pytest.mark.parametrize("scale", [1e-6, 0.3, 1e5])
 def test_scaled_losses_are_limited_alike(arm: AlrcLog, scale: float) -> None:
@@ -24,9 +29,9 @@ def test_scaled_losses_are_limited_alike(arm: AlrcLog, scale: float) -> None:
     begun(arm)
     for (value, factor, limit), x in zip(once, positive(), strict=True):
         own = changed(arm, scale * x)
-        torch.testing.assert_close(own[0], scale * value)
-        torch.testing.assert_close(own[1], factor)
-        torch.testing.assert_close(arm.threshold("loss"), scale * limit)
+        assert_close(own[0], scale * value)
+        assert_close(own[1], factor)
+        assert_close(arm.threshold("loss"), scale * limit)
     assert any((factor < 1).any() for _, factor, _ in once)
 
 
@@ -37,7 +42,7 @@ def test_the_same_losses_are_limited_whatever_their_power(arm: AlrcLog, power: f
     once = [changed(arm, x)[0] for x in positive()]
     begun(arm)
     for value, x in zip(once, positive(), strict=True):
-        torch.testing.assert_close(changed(arm, x**power)[0], value**power)
+        assert_close(changed(arm, x**power)[0], value**power)
 
 
 def test_order_is_kept_and_no_limited_loss_is_above_its_limit_or_itself() -> None:
@@ -49,9 +54,9 @@ def test_order_is_kept_and_no_limited_loss_is_above_its_limit_or_itself() -> Non
         assert limit is not None
         order = losses.nan_to_num(-1.0).argsort()
         where = (value != losses) & losses.isfinite()
-        assert torch.equal(value[where], limit.expand(int(where.sum())))
+        assert_close(value[where], limit.expand(int(where.sum())))
         assert (value[where] < losses[where]).all()
-        torch.testing.assert_close(factor[where], limit / losses[where])
+        assert_close(factor[where], limit / losses[where])
         assert ((factor > 0) & (factor <= 1)).all()
         in_order = value[order][losses[order].isfinite()]
         assert (in_order.diff() >= 0).all()
@@ -64,12 +69,13 @@ def test_losses_without_a_logarithm_come_back_as_they_came_and_do_not_count() ->
     begun(arm)
     for losses in positive(20):
         arm.limit("loss", losses)
-    before = [x.clone() for x in arm.moments["loss"]]
+    before = {name: x.clone() for name, x in list(arm.limiter("loss").state_dict().items())[:3]}
     odd = torch.tensor([0.0, -0.0, -1e9, math.nan, math.inf, -math.inf])
     value, factor = changed(arm, odd)
     assert value.numpy().tobytes() == odd.numpy().tobytes()
     assert factor.tolist() == [1.0] * 6
-    assert all(torch.equal(x, y) for x, y in zip(arm.moments["loss"], before, strict=True))
+    after = arm.limiter("loss").state_dict()
+    assert all(torch.equal(after[name], x) for name, x in before.items())
 
 
 @pytest.mark.parametrize("level", [1e-6, 1.0, 3.0, 1e6])
@@ -107,9 +113,9 @@ def test_starts_are_raw_moments_of_a_log_normal() -> None:
 
 def test_a_start_without_a_logarithm_is_refused() -> None:
     words = (
-        "AlrcLog: mu1_start must be greater than 0, because only losses above 0 have a logarithm; "
-        "got 0. Pass an estimate of the mean loss, or leave mu1_start and mu2_start out to start "
-        "automatically."
+        "ALRC: mu1_start must be greater than 0 with scale='log', because only losses > 0 have a "
+        "logarithm; got 0.0. Pass an estimate of the mean loss, or leave mu1_start and mu2_start "
+        "out to start automatically."
     )
     with pytest.raises(ValueError, match=f"^{re.escape(words)}$"):
         AlrcLog(mu1_start=0.0, mu2_start=1.0)

@@ -3,7 +3,6 @@
 import io
 import math
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,6 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from alrc.lab.api import Arm
-from alrc.lab.arms import log_scale
 from alrc.lab.arms.alrc import Alrc
 from alrc.lab.arms.alrc_clamp import AlrcClamp
 from alrc.lab.arms.alrc_drop import AlrcDrop
@@ -29,7 +27,9 @@ from alrc.lab.arms.sce import SCE
 from alrc.lab.arms.trim import Trim
 from alrc.lab.engine.jobs import Job, run_job
 from alrc.lab.engine.series import read_series
-from alrc.rule import Moments
+from alrc.rule import LogMoments
+from alrc.settings import Settings
+from alrc.torch import clip
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -113,15 +113,17 @@ class DropWithOwnMoments(AlrcDrop):
 
 
 class LogThatCountsZeros(AlrcLog):
-    def change(self, name: str, losses: Tensor) -> Tensor:
-        return super().change(name, losses.clamp(min=1e-7))
+    def limit(self, name: str, losses: Tensor) -> Tensor:
+        return super().limit(name, losses.clamp(min=1e-7))
 
 
 class LogOfUnlimitedMoments(AlrcLog):
-    def change(self, name: str, losses: Tensor) -> Tensor:
-        before, limited = self.moments.get(name, self.first), super().change(name, losses)
-        free = replace(self.settings(), num_stddev=math.inf)
-        self.moments[name] = list(log_scale.clip(losses.detach(), Moments(*before), free)[1])
+    def limit(self, name: str, losses: Tensor) -> Tensor:
+        before = LogMoments(*list(self.limiter(name).state_dict().values())[:3])
+        before, limited = LogMoments(*map(torch.clone, before)), super().limit(name, losses)
+        free = Settings(num_stddev=math.inf, scale="log")
+        _, moved = clip(losses.detach(), before, free)
+        self.limiter(name).load_dict(moved.to_dict())
         return limited
 
 

@@ -1,4 +1,4 @@
-"""ALRC as this library has it, with all its settings."""
+"""ALRC as this library has it, on the losses themselves."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -10,40 +10,20 @@ from alrc.lab.api import Arm, Ge, Gt
 from alrc.lab.arms.limiter import LimiterArm
 from alrc.torch import ALRC
 
-__all__ = ["Alrc"]
+__all__ = ["Alrc", "RuleArm"]
 
 
-@dataclass
-class Alrc(LimiterArm):
-    """Limits losses to standard deviations above their running mean, each name by itself."""
+class RuleArm(LimiterArm):
+    """What arms with ALRC's rule share; those that derive from one say ``stacked``."""
 
-    num_stddev: Annotated[float, Gt(0), "Limit, in standard deviations above the mean loss."] = 3.0
-    decay: Annotated[float, Ge(0), "Share of the old moments kept at each step, below 1."] = 0.999
-    mu1_start: Annotated[float | None, "First mean loss; without it, automatic."] = None
-    mu2_start: Annotated[float | None, "First mean squared loss, with mu1_start."] = None
-    num_stddev_below: Annotated[float | None, "The same below; without it, no lower limit."] = None
-    warmup: Annotated[int, Ge(1), "Steps before the first limit, without a start."] = 10
-    recency: Annotated[float, Ge(1), "More weight for recent steps, without a start."] = 1.0
-    center: Annotated[Literal["zero", "mean"], "What gradients are scaled towards."] = "zero"
-    per: Annotated[Literal["loss", "batch"], "Limit each loss, or the mean of a batch."] = "loss"
+    per: Literal["loss", "batch"]
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.make(torch.device("cpu"))  # checks the options together and words the error
 
     def make(self, device: torch.device, num_groups: int | None = None) -> ALRC:
-        return ALRC(
-            self.num_stddev,
-            self.decay,
-            self.mu1_start,
-            self.mu2_start,
-            num_stddev_below=self.num_stddev_below,
-            warmup=self.warmup,
-            recency=self.recency,
-            center=self.center,
-            num_groups=num_groups,
-            device=device,
-        )
+        raise NotImplementedError
 
     def limit(self, name: str, losses: Tensor) -> Tensor:
         losses = losses if self.per == "loss" else losses.mean()
@@ -68,7 +48,7 @@ class Alrc(LimiterArm):
 class _Stacked(LimiterArm):
     """With a group for each member."""
 
-    def __init__(self, arm: Alrc, members: int) -> None:
+    def __init__(self, arm: RuleArm, members: int) -> None:
         self.arm, self.members = arm, members
 
     def make(self, device: torch.device) -> ALRC:
@@ -81,3 +61,34 @@ class _Stacked(LimiterArm):
         group = group.view(-1, *[1] * (losses.dim() - 1)).expand(losses.shape)
         limiter: ALRC = self.limiter(name)  # type: ignore[assignment]
         return self.arm.trained(losses, limiter(losses, group=group), self.members)
+
+
+@dataclass
+class Alrc(RuleArm):
+    """Limits losses to standard deviations above their running mean, each name by itself."""
+
+    num_stddev: Annotated[float, Gt(0), "Limit, in standard deviations above the mean loss."] = 3.0
+    decay: Annotated[float, Ge(0), "Share of the old moments kept at each step, below 1."] = 0.999
+    mu1_start: Annotated[float | None, "First mean loss; without it, automatic."] = None
+    mu2_start: Annotated[float | None, "First mean squared loss, with mu1_start."] = None
+    num_stddev_below: Annotated[float | None, "The same below; without it, no lower limit."] = None
+    warmup: Annotated[int, Ge(1), "Steps before the first limit, without a start."] = 10
+    recency: Annotated[float, Ge(1), "More weight for recent steps, without a start."] = 1.0
+    center: Annotated[Literal["zero", "mean"], "What gradients are scaled towards."] = "zero"
+    per: Annotated[Literal["loss", "batch"], "Limit each loss, or the mean of a batch."] = "loss"
+
+    stacked = RuleArm.stacked
+
+    def make(self, device: torch.device, num_groups: int | None = None) -> ALRC:
+        return ALRC(
+            self.num_stddev,
+            self.decay,
+            self.mu1_start,
+            self.mu2_start,
+            num_stddev_below=self.num_stddev_below,
+            warmup=self.warmup,
+            recency=self.recency,
+            center=self.center,
+            num_groups=num_groups,
+            device=device,
+        )

@@ -1,22 +1,19 @@
-"""ALRC with the moments of the logarithms of losses."""
+"""ALRC on the logarithms of losses."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import torch
-from torch import Tensor
 
 from alrc.lab.api import Ge, Gt
-from alrc.lab.arms.log_scale import clip, init, settings_of_logs, thresholds
-from alrc.lab.arms.rows import LossArm, RowsArm
-from alrc.rule import Moments
-from alrc.settings import Settings
+from alrc.lab.arms.alrc import RuleArm
+from alrc.torch import ALRC
 
 __all__ = ["AlrcLog"]
 
 
 @dataclass
-class AlrcLog(LossArm):
+class AlrcLog(RuleArm):
     r"""Limits losses to standard deviations of their logarithm above its running mean.
 
     With the mean m and the standard deviation s of log(L), at least 1e-4, by ALRC's rule:
@@ -43,28 +40,18 @@ class AlrcLog(LossArm):
     recency: Annotated[float, Ge(1), "More weight for recent steps, without a start."] = 1.0
     per: Annotated[Literal["loss", "batch"], "Limit each loss, or the mean of a batch."] = "loss"
 
-    stacked = RowsArm.rows
+    stacked = RuleArm.stacked
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.settings()  # checks the options together and words the error
-
-    def settings(self) -> Settings:
-        """The rule's, for logarithms."""
-        options = {name: x for name, x in self.options().items() if name != "per"}
-        return settings_of_logs(Settings(**options))
-
-    def start(self, runs: int, device: torch.device) -> None:
-        self.first = list(init(self.settings(), runs, device))
-        self.moments = dict[str, list[Tensor]]()
-
-    def limits(self, name: str) -> Tensor:
-        return thresholds(Moments(*self.moments.get(name, self.first)), self.settings())
-
-    def change(self, name: str, losses: Tensor) -> Tensor:
-        if self.per == "batch":
-            losses = losses.reshape(len(losses), -1).mean(1)
-        moments = Moments(*self.moments.get(name, self.first))
-        clipped, moments = clip(losses, moments, self.settings())
-        self.moments[name] = list(moments)
-        return clipped
+    def make(self, device: torch.device, num_groups: int | None = None) -> ALRC:
+        return ALRC(
+            self.num_stddev,
+            self.decay,
+            self.mu1_start,
+            self.mu2_start,
+            num_stddev_below=self.num_stddev_below,
+            warmup=self.warmup,
+            recency=self.recency,
+            scale="log",
+            num_groups=num_groups,
+            device=device,
+        )
