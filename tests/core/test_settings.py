@@ -110,6 +110,24 @@ REFUSED = {
         "ALRC: center must be 'zero' or 'mean', the point towards which gradients are scaled; got "
         "'median'. Pass center='zero' for losses >= 0, or center='mean' for losses of either sign.",
     ),
+    "scale": (
+        {"scale": "logarithmic"},
+        "ALRC: scale must be 'linear' or 'log', which says whether the moments are those of the "
+        "losses or of their logarithms; got 'logarithmic'. Pass scale='linear' for the rule of the "
+        "paper, or scale='log' for losses > 0 that spread over decades.",
+    ),
+    "scale log with center mean": (
+        {"scale": "log", "center": "mean"},
+        "ALRC: center must be 'zero' with scale='log', because only losses > 0 have a logarithm, "
+        "and their gradients are scaled by limit / loss; got center='mean'. Pass center='zero', or "
+        "scale='linear' for losses of either sign.",
+    ),
+    "scale log with a start of 0": (
+        {"scale": "log", "mu1_start": 0.0, "mu2_start": 1.0},
+        "ALRC: mu1_start must be greater than 0 with scale='log', because only losses > 0 have a "
+        "logarithm; got 0.0. Pass an estimate of the mean loss, or leave mu1_start and mu2_start "
+        "out to start automatically.",
+    ),
     "only mu1": (
         {"mu1_start": 2},
         f"{TOGETHER}mu1_start=2.0 and mu2_start=None. If your losses spread by s around it, add "
@@ -224,6 +242,18 @@ def test_recency_is_refused_in_the_same_words_by_every_front_end(make, case) -> 
     test_values_out_of_range_are_refused(make, case)
 
 
+@pytest.mark.parametrize("make", FRONT_ENDS)
+@pytest.mark.parametrize("case", [case for case in REFUSED if "scale" in case])
+def test_scale_is_refused_in_the_same_words_by_every_front_end(make, case) -> None:
+    test_values_out_of_range_are_refused(make, case)
+
+
+@pytest.mark.parametrize("make", FRONT_ENDS)
+def test_scale_is_linear_by_default_and_given_by_name_only_in_every_front_end(make) -> None:
+    parameter = inspect.signature(make).parameters["scale"]
+    assert (parameter.default, parameter.kind) == ("linear", inspect.Parameter.KEYWORD_ONLY)
+
+
 @pytest.mark.parametrize("make", [*FRONT_ENDS, Alrc])
 def test_recency_comes_after_warmup_and_by_name_only_in_every_front_end(make) -> None:
     parameters = inspect.signature(make).parameters
@@ -280,7 +310,7 @@ def test_settings_pickled_before_there_was_recency_have_the_plain_average() -> N
     assert settings == Settings(
         2.0, 0.5, 3.0, 13.0, num_stddev_below=1.0, warmup=7, center="mean", num_groups=4
     )
-    assert settings.recency == 1.0
+    assert (settings.recency, settings.scale) == (1.0, "linear")
 
 
 def test_automatic_start_is_told_from_given_starts() -> None:

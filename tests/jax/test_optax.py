@@ -116,7 +116,7 @@ def test_inject_hyperparams_passes_the_value() -> None:
     def build(learning_rate):
         return optax.chain(scale_by_alrc(**START), optax.sgd(learning_rate))
 
-    static = ("num_stddev_below", "warmup", "recency", "center", "axis_name")
+    static = ("num_stddev_below", "warmup", "recency", "center", "scale", "axis_name")
     static += ("num_stddev", "decay", "mu1_start", "mu2_start")
     static_only = optax.inject_hyperparams(scale_by_alrc, static_args=static)(**START)
     for optimizer, expected in ((build(learning_rate=0.1), -0.05), (static_only, 0.5)):

@@ -74,6 +74,7 @@ def test_settings_are_in_the_config() -> None:
     layer = ALRC(2.0, 0.5, **options)
     twin = ALRC.from_config(layer.get_config())
     assert (twin.settings, twin.name) == (layer.settings, "limit")
+    assert ALRC.from_config(ALRC(scale="log").get_config()).settings.scale == "log"
     assert [metric.name for metric in twin.metrics] == ["limit_num_clipped", "limit_num_nonfinite"]
 
 

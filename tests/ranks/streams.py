@@ -45,6 +45,9 @@ CASES = {
     "one loss per rank, groups": Case({**GIVEN, "num_groups": 3}, "scalar groups"),
     "far from zero": Case(AUTOMATIC, "far"),
     "recency": Case({**AUTOMATIC, "recency": 2.0}, "nan"),
+    "log": Case({**AUTOMATIC, "scale": "log"}, "nan weights empty"),
+    "log, groups": Case({**GIVEN, "scale": "log", "num_groups": 3}, "groups nan"),
+    "log, one loss per rank": Case({**GIVEN, "scale": "log"}, "scalar nan"),
 }
 
 

@@ -146,13 +146,15 @@ def process_group(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["num_stddev", "decay", "warmup", "recency", "center", "num_groups"]
+    "name", ["num_stddev", "decay", "warmup", "recency", "center", "scale", "num_groups"]
 )
 def test_a_setting_cannot_be_changed_and_the_error_says_what_to_do(name) -> None:
     alrc = trained()
     with pytest.raises(AttributeError) as error:
         setattr(alrc, name, 5)
-    state = ", and hand it the state: new.load_dict(old.to_dict())" * (name != "num_groups")
+    state = ", and hand it the state: new.load_dict(old.to_dict())" * (
+        name not in ("num_groups", "scale")
+    )
     assert str(error.value) == (
         f"ALRC: {name} is fixed when it is built, because every call relies on it; got {name} = 5. "
         f"Build another with the settings that you want{state}."
