@@ -190,7 +190,7 @@ class Step(NamedTuple):
 class Floats:
     """The array module of Python floats, for what is one number, or one :class:`Column`."""
 
-    sqrt, log = math.sqrt, math.log
+    sqrt, log, expm1 = math.sqrt, math.log, math.expm1
 
     @staticmethod
     def exp(x: float) -> float:
@@ -356,7 +356,11 @@ def advance(xp: Module, moments: Moments, summary: Summary, settings: Settings) 
         average = xp.divide(one, length + 1)
         share = xp.where(average > share, average, share * one)
     step = share * shift
-    new_mean = mean + step if settings.scale == "linear" else mean * xp.exp(step)
+    if settings.scale == "linear":
+        new_mean = mean + step
+    else:  # mean * exp(step), of which the rounding of exp would add up where steps are small
+        near = mean + mean * xp.expm1(step)
+        new_mean = xp.where(step > -0.5, near, mean * xp.exp(step))
     new_variance = variance + step * ((1.0 - share) * shift) + share * (spread - variance)
     sound = (total > 0) & (abs(new_mean) < LARGEST_MOMENT) & (new_variance < LARGEST_MOMENT)
     if settings.scale == "log":

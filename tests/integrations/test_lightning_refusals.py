@@ -59,9 +59,9 @@ def test_wrong_arguments_are_refused(arguments, kind, message) -> None:
 
 def test_settings_are_those_of_alrc() -> None:
     options = {"num_stddev_below": 1.0, "warmup": 7, "recency": 4.0, "center": "mean"}
-    for options in (options, options | {"center": "zero", "scale": "log"}):
-        callback = ALRCCallback(2.0, 0.5, 1.0, 4.0, **options)
-        assert callback.alrc.settings == ALRC(2.0, 0.5, 1.0, 4.0, **options).settings
+    for each in (options, options | {"center": "zero", "scale": "log"}):
+        callback = ALRCCallback(2.0, 0.5, 1.0, 4.0, **each)
+        assert callback.alrc.settings == ALRC(2.0, 0.5, 1.0, 4.0, **each).settings
     for settings in ({"num_stddev": 0.0}, {"mu1_start": 1.0}):
         with pytest.raises(ValueError) as error:  # noqa: PT011 - compared with ALRC's, word for word
             ALRC(**settings)

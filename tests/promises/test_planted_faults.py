@@ -1,7 +1,9 @@
 """A test of the tests: front ends with one fault each, which other tests have to catch."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -17,7 +19,7 @@ from frontends import (
     as_mask,
     gradient_factors,
 )
-from promises import test_moments, test_states, test_values, test_what_counts
+from promises import test_log_scale, test_moments, test_states, test_values, test_what_counts
 from table import ROWS
 
 from alrc import Settings, rule
@@ -39,7 +41,7 @@ class UnclippedMoments(TorchPure):
     def __call__(self, losses: Sequence[float], mask: Mask = None) -> Result:
         before = self.state
         result = super().__call__(losses, mask)
-        tracking = Settings(num_stddev=float("inf"), decay=self.settings.decay)
+        tracking = replace(self.settings, num_stddev=float("inf"))
         _, self.state = clip(torch.tensor(losses), before, tracking, as_mask(mask))
         return result
 
@@ -116,8 +118,70 @@ class RecencyWithoutEnd(Numpy):
         super().__init__(**{**settings, "decay": 1 - 1e-9})
 
 
+class IgnoresScale(TorchModule):
+    def __init__(self, scale: str = "linear", **settings: Any) -> None:
+        super().__init__(**settings)
+
+
+class FaultyRule(Numpy):
+    """The rule with another function in the place of one of its own."""
+
+    name: str
+    fault: Callable[..., Any]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Result:
+        with mock.patch.object(rule, self.name, self.fault):
+            return super().__call__(*args, **kwargs)
+
+
+def rule_with(kind: str, name: str, fault: Callable[..., Any]) -> type[FaultyRule]:
+    return type(kind, (FaultyRule,), {"name": name, "fault": staticmethod(fault)})
+
+
+own_beside, own_deviations = rule._beside, rule.deviations
+LimitWithoutExp = rule_with(
+    "LimitWithoutExp", "_beside", lambda xp, mean, distance, settings: xp.log(mean) + distance
+)
+# The floor of the standard deviation, 1e-4, taken of m as in linear scale.
+FloorOfM = rule_with(
+    "FloorOfM",
+    "_beside",
+    lambda xp, mean, distance, settings: own_beside(
+        xp, mean, distance * (abs(np.log(mean)) if distance < 3.001e-4 else 1.0), settings
+    ),
+)
+LogsInHalfPrecision = rule_with(
+    "LogsInHalfPrecision",
+    "deviations",
+    lambda xp, losses, mean, settings: np.float32(
+        own_deviations(xp, np.float16(losses), mean, settings)
+    ),
+)
+
+
+class CountsZeros(Numpy):
+    """A loss of 0 counts as a tiny one."""
+
+    def __call__(self, losses: Sequence[float], mask: Mask = None) -> Result:
+        values, factors = super().__call__([x or 1e-7 for x in losses], mask)
+        return [v if x else x for v, x in zip(values, losses, strict=True)], factors
+
+
+class SavesAsLinear(TorchModule):
+    """Neither tells its scale nor looks for it."""
+
+    def save(self) -> dict[str, float]:
+        names = ("mean", "variance", "num_updates")
+        numbers = list(super().save().values())
+        return dict(zip(names, numbers, strict=False))
+
+    def load(self, saved: dict[str, float]) -> None:
+        super().load(dict(zip(self.module.to_dict(), saved.values(), strict=False)))
+
+
 ORDINARY = {"batches": stream(), "num_stddev": 2.0, "decay": 0.9}
 CLEAN = {"batches": stream(calls=200, bad=False, masked=False), "decay": 0.97}
+CONSTANT = {"batches": [([x], None) for x in [1e-6] * 12 + [2e-6]]}
 NARROW = {"batches": stream(calls=200, spread=1e-3, bad=False, masked=False), "decay": 0.97}
 
 
@@ -135,6 +199,13 @@ NARROW = {"batches": stream(calls=200, spread=1e-3, bad=False, masked=False), "d
         (LeakingGroups, TorchGrouped, CLEAN),
         (IgnoresRecency, TorchModule, {**CLEAN, "recency": 4.0}),
         (RecencyWithoutEnd, Numpy, {**CLEAN, "recency": 4.0}),
+        (IgnoresScale, TorchModule, {**CLEAN, "scale": "log"}),
+        (LimitWithoutExp, Numpy, {**CLEAN, "scale": "log"}),
+        (FloorOfM, Numpy, {**CONSTANT, "scale": "log"}),
+        (LogsInHalfPrecision, Numpy, {**CLEAN, "scale": "log"}),
+        (CountsZeros, Numpy, {**ORDINARY, "scale": "log"}),
+        (UnclippedMoments, TorchPure, {**CLEAN, "scale": "log"}),
+        (ZeroGradient, Numpy, {**CLEAN, "scale": "log"}),
     ],
 )
 def test_the_agreement_tests_catch(fault, sound, run) -> None:
@@ -145,7 +216,7 @@ def test_the_agreement_tests_catch(fault, sound, run) -> None:
 
 GUARANTEES = {
     name: test
-    for module in (test_values, test_moments, test_states, test_what_counts)
+    for module in (test_values, test_moments, test_states, test_what_counts, test_log_scale)
     for name, test in vars(module).items()
     if name.startswith("test_")
 }
@@ -181,6 +252,13 @@ class HalfPrecisionState(TorchPure):
             "with_recency_the_descent_of_a_training_is_forgotten_in_hundreds_of_calls",
             [],
         ),
+        (
+            SavesAsLinear,
+            "a_state_of_the_other_scale_is_refused_in_words_and_not_taken_over",
+            ["log", "linear"],
+        ),
+        (IgnoresScale, "limited_losses_are_exp_of_the_limit_of_their_logarithm", []),
+        (IgnoresScale, "the_same_losses_are_limited_whatever_power_the_error_has", []),
         (
             HalfPrecisionState,
             "state_keeps_structure_shapes_and_dtypes_from_the_first_call_to_the_last",
