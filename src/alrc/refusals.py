@@ -65,14 +65,6 @@ def group_range(who: str, num_groups: int, low: int, high: int) -> ValueError:
     )
 
 
-def scale(who: str, what: str, wanted: str, got: str) -> ValueError:
-    return ValueError(
-        f"{who}: {what} must be that of scale={wanted!r}, because the moments of losses and those "
-        f"of their logarithms are different numbers; got that of scale={got!r}. Pass "
-        f"scale={got!r}, or start afresh."
-    )
-
-
 def fixed_setting(who: str, name: str, value: object) -> AttributeError:
     return AttributeError(
         f"{who}: {name} is fixed when it is built, because every call relies on it; got "

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from alrc import refusals
 from alrc.rule import KINDS, LARGEST_MOMENT, SMALLEST_MEAN, Counts, Moments
 from alrc.settings import Settings
 
@@ -22,6 +21,14 @@ def other_scale(saved: Iterable[str], scale: str) -> str | None:
     """The scale of a state with these names, if it is another than ``scale``, else None."""
     others = [other for other in KINDS if other != scale]
     return next((x for x in others if set(KINDS[x]._fields[:2]) <= set(saved)), None)
+
+
+def scale_refusal(who: str, what: str, wanted: str, got: str) -> ValueError:
+    return ValueError(
+        f"{who}: {what} must be that of scale={wanted!r}, because the moments of losses and those "
+        f"of their logarithms are different numbers; got that of scale={got!r}. Pass "
+        f"scale={got!r}, or start afresh."
+    )
 
 
 class ShowsState:
@@ -94,7 +101,7 @@ def checked(
             "to_dict() returned."
         )
     if other := other_scale(saved, scale):
-        raise refusals.scale(who, "the saved state", scale, other)
+        raise scale_refusal(who, "the saved state", scale, other)
     if missing := [name for name in moments if name not in saved]:
         raise ValueError(
             f"{who}: the saved state must have {_listed(moments)}; {_listed(missing)} is missing "

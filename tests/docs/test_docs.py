@@ -8,7 +8,14 @@ from pathlib import Path
 
 import pytest
 from agreement_table import KERAS_ONLY, PROMISES
-from promises import test_agreement, test_moments, test_states, test_values, test_what_counts
+from promises import (
+    test_agreement,
+    test_log_scale,
+    test_moments,
+    test_states,
+    test_values,
+    test_what_counts,
+)
 from table import ROWS
 
 import alrc
@@ -65,7 +72,7 @@ def test_every_guarantee_names_a_test_that_exists() -> None:
 
 def test_every_named_guarantee_test_is_on_the_page() -> None:
     page = (ROOT / "docs/guarantees.md").read_text()
-    guarantees = (test_values, test_moments, test_states, test_what_counts)
+    guarantees = (test_values, test_moments, test_states, test_what_counts, test_log_scale)
     tests = [name for module in guarantees for name in vars(module) if name.startswith("test_")]
     assert [test for test in tests if f"::{test}`" not in page] == []
 
@@ -81,7 +88,7 @@ def test_the_agreement_table_in_the_docs_is_complete() -> None:
 def test_every_test_in_the_agreement_table_exists_for_every_row() -> None:
     for test in {test for tests in PROMISES.values() for test in tests} - KERAS_ONLY:
         modules = (test_agreement, test_values, test_moments, test_states, test_what_counts)
-        (function,) = [getattr(m, test) for m in modules if hasattr(m, test)]
+        (function,) = [getattr(m, test) for m in (*modules, test_log_scale) if hasattr(m, test)]
         (rows,) = [m.args[1] for m in function.pytestmark if m.args[0] == "row"]
         assert list(rows) == list(ROWS), test
 

@@ -62,7 +62,7 @@ def checked_moments(who: str, name: str, moments: Any, settings: Settings) -> Mo
         )
     fields = getattr(moments, "_fields", ())
     if other := state.other_scale(fields, settings.scale):
-        raise refusals.scale(who, f"the state in {name}", settings.scale, other)
+        raise state.scale_refusal(who, f"the state in {name}", settings.scale, other)
     arrays = []
     for field, number in zip(KINDS[settings.scale]._fields, three, strict=True):
         array = _real_array(number)

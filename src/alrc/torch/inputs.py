@@ -52,7 +52,7 @@ def check_moments(who: str, moments: Any, settings: Settings) -> None:
             "init(settings, saved=numbers)."
         )
     if other := state.other_scale(moments._fields, settings.scale):
-        raise refusals.scale(who, "the state in moments", settings.scale, other)
+        raise state.scale_refusal(who, "the state in moments", settings.scale, other)
     for name, moment in zip(moments._fields[:2], moments, strict=False):
         if moment.dtype not in (torch.float32, torch.float64):
             raise TypeError(

@@ -468,7 +468,7 @@ class ALRC(state.ShowsState, nn.Module):
         own = [key.removeprefix(prefix) for key in state_dict if key.startswith(prefix)]
         if other := state.other_scale(own, self.settings.scale):
             what = f"{prefix}{state.saved_names(other)[0]} and the rest of the state"
-            error_msgs.append(str(refusals.scale("ALRC", what, self.settings.scale, other)))
+            error_msgs.append(str(state.scale_refusal("ALRC", what, self.settings.scale, other)))
             return
         if missing := [key for key in keys if key not in state_dict]:
             missing_keys.extend(missing)
