@@ -312,6 +312,11 @@ def limit(
     return Limited(xp.where(below, lower, value), factor * raised, above | below)
 
 
+def largest_loss(settings: Settings) -> float:
+    """Losses from here on count like infinite ones."""
+    return LARGEST_LOSS if settings.scale == "linear" else math.inf  # any logarithm has a square
+
+
 def summarise(xp: Module, deviation: Array, weights: Array, reduction: Reduction) -> Summary:
     """Total weight of losses, their mean deviation from the mean, and variance about their own.
 
@@ -398,11 +403,10 @@ def observe(
     mean = groups.take(moments.mean)
     weight = xp.ones_like(mean)
     nothing = 0.0 * weight
-    size, too_large = abs(losses), LARGEST_LOSS
+    size = abs(losses)
     limitable = size < math.inf
     if settings.scale == "log":
         limitable = limitable & (losses > 0)  # no other has a logarithm
-        too_large = math.inf  # any logarithm has a square
     elif settings.center == "zero":
         limitable = limitable & (size > 0)  # scaled towards 0, a 0 has nothing to limit
     if weights is not None:
@@ -412,7 +416,7 @@ def observe(
     lower, upper = limits(xp, moments, settings)
     bounds = groups.take(lower), groups.take(upper)
     result = limit(xp, losses, limitable, bounds, mean, settings, largest_factor)
-    held = abs(result.value) < too_large
+    held = abs(result.value) < largest_loss(settings)
     counted = limitable & held
     # A loss that does not count may be NaN, which a weight of 0 would not silence.
     deviation = deviations(xp, xp.where(counted, result.value, mean), mean, settings)

@@ -220,3 +220,14 @@ def test_losses_of_no_group_are_in_neither_log(tmp_path) -> None:
     ((_, scalars),) = log
     assert [scalars[f"alrc/loss/{group}"] for group in range(2)] == [1.0, 8.0]
     assert [scalars[f"alrc/kept/{group}"] for group in range(2)] == [1.0, 0.5]
+
+
+def test_in_logarithms_a_huge_loss_counts_and_all_is_logged_in_the_unit_of_the_loss() -> None:
+    alrc, log = ALRC(scale="log", warmup=9), Memory()
+    with Watch(alrc, log, every=2):
+        for losses in ([1e25, 2.0], [2.0, 0.0]):
+            alrc(torch.tensor(losses))
+    ((_, logged),) = log
+    assert logged["alrc/loss"] == pytest.approx(1e25 / 4, rel=1e-6)
+    assert (logged["alrc/nonfinite"], logged["alrc/kept"]) == (0, 1.0)
+    assert logged["alrc/mean"] == alrc.mu1.item()

@@ -200,3 +200,26 @@ def test_moments_in_half_precision_which_would_stand_still_are_refused(dtype) ->
         "clip: moments must be float32 or wider, because in less they stand still; got mean as "
         f"{np.dtype(dtype)}. Leave them out where you cast the parameters."
     )
+
+
+@pytest.mark.parametrize(("own", "other"), [("linear", "log"), ("log", "linear")])
+def test_moments_of_the_other_scale_are_refused_in_words(own, other, tmp_path) -> None:
+    """In every form that tells of its names."""
+    settings, moments = Settings(scale=own), init(Settings(scale=other))
+    words = (
+        f"must be that of scale='{own}', because the moments of losses and those of their "
+        f"logarithms are different numbers; got that of scale='{other}'. Pass scale='{other}', or "
+        "start afresh."
+    )
+    for form in (moments, nnx.Variable(moments)):
+        with pytest.raises(ValueError, match="scale") as error:
+            clip(8.0, form, settings)
+        assert str(error.value) == f"clip: the state in moments {words}"
+    with pytest.raises(ValueError, match="scale") as error:
+        scale_by_alrc(scale=own).update(jnp.ones(2), moments, value=8.0)
+    assert str(error.value) == f"scale_by_alrc: the state in state {words}"
+    for saved in (restored_by_orbax(moments, tmp_path), serialization.to_state_dict(moments)):
+        with pytest.raises(ValueError, match="scale") as error:
+            init(settings, saved=saved)
+        assert str(error.value) == f"init: the saved state {words}"
+        assert init(Settings(scale=other), saved=saved) == moments

@@ -9,6 +9,7 @@ from jax_regression import OPTIONS, mean_squared, regression
 
 from alrc import Settings
 from alrc.jax import Moments, clip, init, scale_by_alrc
+from alrc.rule import KINDS
 
 START = {"mu1_start": 1.0, "mu2_start": 2.0}  # limit 4
 
@@ -19,9 +20,10 @@ def numbers(moments: Moments) -> list[float]:
 
 @pytest.mark.parametrize("rest", [optax.sgd(0.02), optax.adam(0.05)], ids=["sgd", "adam"])
 @pytest.mark.parametrize("recency", [1.0, 2.0, 4.0, 10.0])
-def test_scaling_updates_equals_clipping_the_loss(rest, recency) -> None:
-    settings = Settings(**OPTIONS, recency=recency)
-    scaling = optax.chain(scale_by_alrc(**OPTIONS, recency=recency), rest)
+@pytest.mark.parametrize("scale", ["linear", "log"])
+def test_scaling_updates_equals_clipping_the_loss(rest, recency, scale) -> None:
+    settings = Settings(**OPTIONS, recency=recency, scale=scale)
+    scaling = optax.chain(scale_by_alrc(**OPTIONS, recency=recency, scale=scale), rest)
     traces = []
 
     def clipped_loss(w, moments, x, y):
@@ -54,7 +56,7 @@ def test_scaling_updates_equals_clipping_the_loss(rest, recency) -> None:
         plain, plain_state = unscaled(plain, plain_state, x, y)
         np.testing.assert_allclose(theirs, ours, rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(scaling_state[0], moments, rtol=1e-5)
-    assert isinstance(scaling_state[0], Moments)
+    assert type(scaling_state[0]) is type(moments) is KINDS[scale]
     assert traces == [1]
     assert np.max(np.abs(plain - ours)) > 0.05  # so that it mattered
 

@@ -1,5 +1,6 @@
 """scale="log", in every row: the moments are those of logarithms, and the limit is exp(m + n s)."""
 
+import itertools
 import json
 import math
 
@@ -9,7 +10,7 @@ from agreement import assert_agrees, stream
 from hypothesis import strategies as st
 from promises.test_agreement import batches
 from promises.test_moments import BAD
-from table import ROWS, bits, given_for_every_row
+from table import ONE_PER_FRAMEWORK, ROWS, bits, given_for_every_row
 
 LOG = {"scale": "log"}
 # Of a log-normal with m = 0 and v = 1: the limit is e^3.
@@ -287,3 +288,22 @@ def test_logarithms_of_half_precision_losses_are_taken_in_float32(row, dtype) ->
     assert mean == pytest.approx(math.exp(0.001 * logs.mean()), rel=3e-7)
     expected = 1 + 0.001 * (logs.var() - 1) + 0.001 * 0.999 * logs.mean() ** 2
     assert variance == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        pytest.param(*pair, marks=[] if "numpy" in pair else pytest.mark.slow)
+        for pair in itertools.permutations(ONE_PER_FRAMEWORK, 2)
+    ],
+)
+def test_logarithms_saved_in_one_framework_go_on_in_another(first, second) -> None:
+    run = stream(calls=40, masked=False)
+    stays, moved = (ROWS[name](decay=0.95, **LOG) for name in (first, second))
+    for batch in run[:20]:
+        stays(*batch)
+    moved.load(json.loads(json.dumps(stays.save())))
+    for batch in run[20:]:
+        expected, got = stays(*batch), moved(*batch)
+        np.testing.assert_allclose(got, expected, rtol=2e-6)
+        assert moved.moments == pytest.approx(stays.moments, rel=4e-6)

@@ -224,7 +224,7 @@ factor=0.5)
         if not calls:
             return
         settings = self._alrc.settings
-        losses = recording.read(calls, settings.num_groups)
+        losses = recording.read(calls, settings)
         sums = recording.sums(losses, settings.num_groups)
         self._sums = self._sums + sums
         _, raw, limited = sums.reshape(3, *settings.shape)

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from alrc.integrations.spikes import Spike
-from alrc.rule import LARGEST_LOSS, Limited, group_index
+from alrc.rule import Limited, group_index, largest_loss
+from alrc.settings import Settings
 
 Keys = Tensor | Sequence[object]
 
@@ -60,7 +61,7 @@ def record(
     return Call(number, own, value, losses.factor, losses.limited, counted, index, keys)
 
 
-def read(calls: list[Call], num_groups: int | None) -> Losses:
+def read(calls: list[Call], settings: Settings) -> Losses:
     """Waits for the device: the losses of all calls, one after the other."""
 
     def column(of: Callable[[Call], Tensor | float]) -> Tensor:
@@ -71,9 +72,9 @@ def read(calls: list[Call], num_groups: int | None) -> Losses:
     factor = column(lambda call: call.factor).double()
     limited = column(lambda call: call.limited)
     group = column(lambda call: call.group).long()
-    size = num_groups or 1
+    size = settings.num_groups or 1
     is_wanted = column(lambda call: call.counted) & (group_index(torch, group, size) < size)
-    is_held = value.abs() < LARGEST_LOSS
+    is_held = value.abs() < largest_loss(settings)
     return Losses(loss, value, factor, limited, is_wanted & ~is_held, group, is_wanted & is_held)
 
 

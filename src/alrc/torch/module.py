@@ -28,7 +28,8 @@ def _waiting(name: str) -> Any:
 
     def read(self: "ALRC") -> Any:
         self.wait()
-        return self._state()[name]
+        own = self._buffers
+        return own[name] if name in own else self._state()[name]
 
     return property(read)
 
