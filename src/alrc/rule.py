@@ -263,6 +263,7 @@ def deviations(xp: Module, losses: Array, mean: Array, settings: Settings) -> Ar
     """How far losses lie above the mean; or their logarithms above theirs."""
     if settings.scale == "linear":
         return losses - mean
+    # Neither infinite nor that of 0, whatever float32 makes of the quotient.
     return xp.log(xp.clip(xp.divide(losses, mean), SMALLEST_MEAN, LARGEST_RATIO))
 
 
@@ -272,7 +273,7 @@ def of_losses(xp: Module, moments: Moments, settings: Settings) -> tuple[Array, 
     if settings.scale == "linear":
         return mean, variance
     mu1 = mean * xp.exp(0.5 * variance)
-    return mu1, mu1 * mu1 * xp.expm1(variance)
+    return mu1, mu1 * (mu1 * xp.expm1(variance))  # of no spread 0, though the square overflow
 
 
 def limit(
