@@ -64,6 +64,27 @@ PROMISES = {
         "test_with_recency_the_descent_of_a_training_is_forgotten_in_hundreds_of_calls",
         "test_with_recency_a_lasting_step_is_let_through_again",
     ),
+    'with scale="log" it agrees with the equations in 60-digit arithmetic, at each call': (
+        "test_logarithms_agree_on_a_training_run_with_spikes_nans_and_masks",
+        "test_logarithms_agree_on_losses_of_either_sign_without_masks",
+        "test_logarithms_agree_for_any_scale_and_spread",
+        "test_logarithms_agree_on_whatever_hypothesis_finds",
+        "test_logarithms_agree_with_longer_numbers_over_a_long_run",
+    ),
+    "there the same losses are limited whatever power the error has, and on whatever scale": (
+        "test_the_same_losses_are_limited_whatever_power_the_error_has",
+        "test_logarithms_keep_the_scale_law",
+        "test_logarithms_never_stick_and_have_the_same_least_spread_on_every_scale",
+    ),
+    "losses without a logarithm come back bit for bit and count nowhere": (
+        "test_what_has_no_logarithm_comes_back_bit_for_bit_beside_limited_losses",
+        "test_losses_up_to_0_count_nowhere_in_logarithms",
+        "test_any_finite_loss_above_0_counts_in_logarithms",
+        "test_a_bad_batch_leaves_the_moments_of_logarithms_and_protection_goes_on",
+    ),
+    "a state of the other scale is refused in words, and not taken over": (
+        "test_a_state_of_the_other_scale_is_refused_in_words_and_not_taken_over",
+    ),
     "the original README's example warns and runs": (
         "test_the_example_of_the_original_readme_runs_and_explains_what_is_wrong",
     ),

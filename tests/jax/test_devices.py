@@ -17,8 +17,9 @@ jitted = jax.jit(clip, static_argnames=("settings", "axis_name"))
 
 @pytest.mark.parametrize("offset", [0.0, 1e4], ids=["", "far from the start"])
 @pytest.mark.parametrize("shards", [1, 2, 4])
-def test_along_an_axis_the_moments_see_the_losses_of_all(shards, offset) -> None:
-    settings = Settings(num_stddev=1.0, decay=0.9, warmup=2)
+@pytest.mark.parametrize("scale", ["linear", "log"])
+def test_along_an_axis_the_moments_see_the_losses_of_all(shards, offset, scale) -> None:
+    settings = Settings(num_stddev=1.0, decay=0.9, warmup=2, scale=scale)
     rng = np.random.default_rng(0)
 
     @partial(jax.vmap, in_axes=(0, None, 0), out_axes=(0, None), axis_name="device")
@@ -26,7 +27,7 @@ def test_along_an_axis_the_moments_see_the_losses_of_all(shards, offset) -> None
         return clip(x, moments, settings, mask, axis_name="device")
 
     together = apart = init(settings)
-    reference = Reference(num_stddev=1.0, decay=0.9, warmup=2)
+    reference = Reference(num_stddev=1.0, decay=0.9, warmup=2, scale=scale)
     for call in range(20):
         x = (offset + rng.lognormal(size=8)).astype(np.float32)
         mask = rng.choice([0.0, 1.0, 2.0], 8).astype(np.float32)

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-from keras_training import BATCH, START, compiled, data, needs_keras_3_15
+from keras_training import BATCH, START, compiled, data, needs_keras_3_15, network
 from keras_workers import in_each_backend
 
 from alrc.keras import ALRC, ALRCModel
@@ -159,3 +159,26 @@ def test_a_net_of_any_kind_can_be_built_before_it_is_wrapped(tmp_path: Path) -> 
         model.compile("adam", "mse")
         model.fit({"a": x, "b": x}, y, verbose=0)
         assert model.alrc.to_dict()["num_losses"] == 1
+
+
+@in_each_backend
+@pytest.mark.parametrize(("own", "other"), [("linear", "log"), ("log", "linear")])
+def test_weights_of_the_other_scale_are_refused_in_words(own, other, tmp_path: Path) -> None:
+    mine, others = (ALRCModel(network(), ALRC(scale=scale)) for scale in (own, other))
+    x, y = data(2)
+    others.compile("sgd", "mse")
+    others.fit(x, y, verbose=0)
+    others.save_weights(tmp_path / "others.weights.h5")
+    before = mine.alrc.to_dict()
+    with pytest.raises(ValueError, match="scale") as error:
+        mine.load_weights(tmp_path / "others.weights.h5")
+    assert (
+        f"ALRC: the saved state must be that of scale='{own}', because the moments of losses and "
+        f"those of their logarithms are different numbers; got that of scale='{other}'. Pass "
+        f"scale='{other}', or start afresh."
+    ) in str(error.value)
+    assert mine.alrc.to_dict() == before
+    others.save(tmp_path / "others.keras")
+    loaded = keras.saving.load_model(tmp_path / "others.keras")
+    assert loaded.alrc.to_dict() == others.alrc.to_dict()
+    assert loaded.alrc.settings.scale == other

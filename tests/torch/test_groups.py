@@ -38,9 +38,10 @@ def limited(call, losses: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("recency", [1.0, 2.0, 4.0, 10.0])
-def test_each_group_is_what_the_oracle_makes_of_its_losses_alone(weighted, recency) -> None:
-    alrc = ALRC(**SETTINGS, num_groups=4, recency=recency)
-    oracles = [Reference(**SETTINGS, recency=recency) for _ in range(4)]
+@pytest.mark.parametrize("scale", ["linear", "log"])
+def test_each_group_is_what_the_oracle_makes_of_its_losses_alone(weighted, recency, scale) -> None:
+    alrc = ALRC(**SETTINGS, num_groups=4, recency=recency, scale=scale)
+    oracles = [Reference(**SETTINGS, recency=recency, scale=scale) for _ in range(4)]
     num_clipped = 0
     for losses, weights, group in stream(200):
         mask = torch.from_numpy(weights) if weighted else None
