@@ -46,8 +46,6 @@ def reference_step(references: list[Reference], given: Call) -> list[tuple[float
 def reference_state(references: list[Reference], grouped: bool) -> dict[str, Any]:
     names = ["mean", "variance", *COUNTS]
     numbers = {name: [getattr(reference, name) for reference in references] for name in names}
-    # What a state of logarithms calls them.
-    numbers |= {"geometric_mean": numbers["mean"], "log_variance": numbers["variance"]}
     return numbers if grouped else {name: values[0] for name, values in numbers.items()}
 
 
