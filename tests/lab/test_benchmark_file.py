@@ -97,7 +97,7 @@ def test_a_smaller_form_names_its_base(tmp_path: Path) -> None:
         (
             'kind = "calm"',
             'kind = "quiet"',
-            "workload quiet: kind must be among broken, calm, trap; got quiet",
+            "workload quiet: kind must be among broken, calm, trap, aside; got quiet",
         ),
         (
             'family = "regression"\ntask = "' + DENSE + '"\narms = ["all"]',
