@@ -22,7 +22,8 @@ from alrc.lab.report.statistics import Pairs, compare
 
 ROOT = Path(__file__).parents[1]
 PAGES = ("README.md", "docs/experiments.md")
-RESULTS = ROOT / "docs/benchmark/results"
+RESULTS = ROOT / "docs/benchmark/compact"
+PER_EXAMPLE = ("alrc", "alrc per=batch")
 BLOCK = re.compile(r"<!-- numbers: ([\w-]+) -->\n.*?<!-- end -->", re.DOTALL)
 
 
@@ -61,7 +62,7 @@ def words(before: Mapping[int, float], after: Mapping[int, float]) -> str:
     (found,) = compare([Pairs(dict(before), dict(after))])
     assert found.interval is not None
     low, high = found.interval
-    return f"{found.change:+.0%} [{low:+.0%}, {high:+.0%}]"
+    return percent(found.change, low, high)
 
 
 def per_example() -> str:
@@ -69,7 +70,8 @@ def per_example() -> str:
     effects = Effects(read_bench(RESULTS))
     name = "diabetes-broken-2-quartic"
     (workload,) = [w for w in effects.bench.workloads if w.name == name]
-    one, batch = (percent(effects.effect(workload, arm).estimate) for arm in PER_EXAMPLE)
+    found = (effects.effect(workload, arm).estimate for arm in PER_EXAMPLE)
+    one, batch = (percent(*map(math.expm1, (e.value, *e.interval))) for e in found)
     return (
         f"With 2 % broken targets and a quartic error, the clean held-out error changes by {one} "
         f"with one loss per example, and by {batch} with one per batch "
@@ -77,16 +79,9 @@ def per_example() -> str:
     )
 
 
-PER_EXAMPLE = ("alrc recency=4", "alrc recency=4 per=batch")
-
-
-def percent(estimate) -> str:
-    low, high = estimate.interval
-    return f"{pct(estimate.value)} [{pct(low)}, {pct(high)}] %"
-
-
-def pct(value: float) -> str:
-    return f"{100 * math.expm1(value):+.0f}"
+def percent(value: float, low: float, high: float) -> str:
+    """A relative change and its interval."""
+    return f"{100 * value:+.0f} % [{100 * low:+.0f}, {100 * high:+.0f}]"
 
 
 BLOCKS: Mapping[str, Callable[[], str]] = {"demo": demo, "per-example": per_example}
