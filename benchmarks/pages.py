@@ -90,7 +90,8 @@ def harms() -> str:
         f"- **Clean classification**: the log-loss of clean digits changed by {clean} "
         f"({COMMAND.format('wrong-labels')}).\n"
         f"- **Batch size 1**: with heavy tails and a quartic error the held-out error changed by "
-        f"{one_clip} with a clipped gradient norm, by {one} with ALRC ({COMMAND.format('heavy-tails')})."
+        f"{one_clip} with a clipped gradient norm, by {one} with ALRC "
+        f"({COMMAND.format('heavy-tails')})."
     )
 
 
