@@ -1,8 +1,10 @@
 """Checks on the installed wheel without any framework: run by .ci/run in an empty environment."""
 
+import re
 import statistics
 import subprocess
 import sys
+from importlib.metadata import metadata
 
 IMPORT = """
 import sys, time
@@ -26,6 +28,11 @@ def main() -> None:
     milliseconds = statistics.median(float(result.stdout) for result in results)
     assert milliseconds < 50, f"import alrc took {milliseconds:.1f} ms"
     print(f"import alrc: {milliseconds:.1f} ms, standard library only")
+
+    links = re.findall(r"\]\(([^)]*)\)", metadata("alrc").get_payload())  # type: ignore[arg-type]
+    assert links, "the package has no description"
+    dead = [link for link in links if not link.startswith("https://")]
+    assert not dead, f"links that are dead outside of the repository: {dead}"
 
     refusal = run("from alrc.torch import ALRC").stderr.strip().splitlines()[-1]
     expected = (

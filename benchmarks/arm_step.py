@@ -4,7 +4,7 @@ All train the same small network on the same batches, alone and in turns, with t
 Adam. Prints a table, and writes it as a CSV file: microseconds of a whole step, medians, and the
 median of its ratios to plain training.
 
-Run: python benchmarks/arm_step.py docs/benchmark/results/step_cost.csv
+Run: python benchmarks/arm_step.py docs/benchmark/compact/step_cost.csv
      python benchmarks/arm_step.py step_cost.csv --task "digits"
 """
 

@@ -9,6 +9,7 @@ holds the pages to it.
 """
 
 import csv
+import functools
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -22,7 +23,8 @@ from alrc.lab.report.statistics import Pairs, compare
 
 ROOT = Path(__file__).parents[1]
 PAGES = ("README.md", "docs/experiments.md")
-RESULTS = ROOT / "docs/benchmark/results"
+RESULTS = ROOT / "docs/benchmark/compact"
+COMMAND = "`alrc lab study stability --part {}`"
 BLOCK = re.compile(r"<!-- numbers: ([\w-]+) -->\n.*?<!-- end -->", re.DOTALL)
 
 
@@ -61,35 +63,61 @@ def words(before: Mapping[int, float], after: Mapping[int, float]) -> str:
     (found,) = compare([Pairs(dict(before), dict(after))])
     assert found.interval is not None
     low, high = found.interval
-    return f"{found.change:+.0%} [{low:+.0%}, {high:+.0%}]"
+    return percent(found.change, low, high)
 
 
 def per_example() -> str:
     """What one loss per example is worth, where a few targets are broken."""
-    effects = Effects(read_bench(RESULTS))
-    name = "diabetes-broken-2-quartic"
-    (workload,) = [w for w in effects.bench.workloads if w.name == name]
-    one, batch = (percent(effects.effect(workload, arm).estimate) for arm in PER_EXAMPLE)
+    one, batch = (change("diabetes-broken-2-quartic", arm) for arm in ("alrc", "alrc per=batch"))
     return (
-        f"With 2 % broken targets and a quartic error, the clean held-out error changes by {one} "
+        f"with 2 % broken targets and a quartic error, the clean held-out error changes by {one} "
         f"with one loss per example, and by {batch} with one per batch "
-        f"({len(workload.seeds)} seeds, against plain training)."
+        f"({COMMAND.format('broken-targets')})."
     )
 
 
-PER_EXAMPLE = ("alrc recency=4", "alrc recency=4 per=batch")
+def harms() -> str:
+    """Where the default did harm in the benchmark so far, and where a norm clip did better."""
+    many = change("breast-cancer-broken-10-quartic", "alrc")
+    clip = change("breast-cancer-broken-10-quartic", "clip-grad-norm")
+    clean = change("digits", "alrc")
+    one, one_clip = (change("t3-quartic-1", arm) for arm in ("alrc", "clip-grad-norm"))
+    return (
+        f"- **A tenth of the losses or more go wrong**: more than 1 / (1 + n²) of them can't be "
+        f"beyond n standard deviations. With 10 % broken targets and a quartic error, the held-out "
+        f"error changed by {many} with the default, by {clip} with a gradient norm clipped at 1 "
+        f"({COMMAND.format('broken-targets')}).\n"
+        f"- **Clean classification**: the log-loss of clean digits changed by {clean} "
+        f"({COMMAND.format('wrong-labels')}).\n"
+        f"- **Batch size 1**: with heavy tails and a quartic error the held-out error changed by "
+        f"{one_clip} with a clipped gradient norm, by {one} with ALRC "
+        f"({COMMAND.format('heavy-tails')})."
+    )
 
 
-def percent(estimate) -> str:
-    low, high = estimate.interval
-    return f"{pct(estimate.value)} [{pct(low)}, {pct(high)}] %"
+@functools.cache
+def results() -> Effects:
+    return Effects(read_bench(RESULTS))
 
 
-def pct(value: float) -> str:
-    return f"{100 * math.expm1(value):+.0f}"
+def change(workload: str, arm: str) -> str:
+    """Of the first metric against plain training, in pairs of a seed."""
+    effects = results()
+    (found,) = [w for w in effects.bench.workloads if w.name == workload]
+    e = effects.effect(found, arm).estimate
+    return percent(*map(math.expm1, (e.value, *e.interval)))
 
 
-BLOCKS: Mapping[str, Callable[[], str]] = {"demo": demo, "per-example": per_example}
+def percent(value: float, low: float, high: float) -> str:
+    """A relative change and its interval."""
+    return f"{100 * value:+.0f} % [{100 * low:+.0f}, {100 * high:+.0f}]"
+
+
+BLOCKS: Mapping[str, Callable[[], str]] = {
+    "demo": demo,
+    "per-example": per_example,
+    "harms": harms,
+}
 
 
 def written(text: str) -> str:

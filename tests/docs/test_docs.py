@@ -31,7 +31,7 @@ MODULES = sorted(m.name for m in pkgutil.walk_packages(alrc.__path__, "alrc."))
 PAGES = sorted(
     page
     for page in (ROOT / "README.md", *ROOT.glob("docs/**/*.md"))
-    if page.name == "README.md" or "```python" in page.read_text()
+    if page == ROOT / "README.md" or "```python" in page.read_text()
 )
 
 

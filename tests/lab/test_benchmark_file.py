@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import stackable
 
+from alrc.lab.cli.study import PRESETS
 from alrc.lab.engine.benchmark_file import Benchmark, is_benchmark
 
 DENSE = f"{stackable.__file__}:Dense width=4"
@@ -90,6 +91,26 @@ def test_a_smaller_form_names_its_base(tmp_path: Path) -> None:
     assert (again.table["set"], again.seeds) == ({"training.steps": 12}, (4,))
 
 
+def test_the_smallest_benchmark_has_each_task_arm_trial_and_kind_of_the_whole() -> None:
+    whole, smoke = (
+        Benchmark.read(PRESETS / f"{name}.toml").workloads
+        for name in ("stability", "stability-smoke")
+    )
+
+    def has(workloads: Any, one_of: Any) -> set[str]:
+        return {name for workload in workloads for name in one_of(workload)}
+
+    assert has(whole, lambda w: [arm.spelled for arm in w.arms]) == has(
+        smoke, lambda w: [arm.spelled for arm in w.arms]
+    )
+    assert has(whole, lambda w: w.trials) == has(smoke, lambda w: w.trials)
+    assert has(whole, lambda w: [w.table["kind"]]) == has(smoke, lambda w: [w.table["kind"]])
+    # Supersampling has a study of tiny runs of its own.
+    assert has(whole, lambda w: w.table["task"].split()[:1]) == {"supersampling"} | has(
+        smoke, lambda w: w.table["task"].split()[:1]
+    )
+
+
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
@@ -97,7 +118,7 @@ def test_a_smaller_form_names_its_base(tmp_path: Path) -> None:
         (
             'kind = "calm"',
             'kind = "quiet"',
-            "workload quiet: kind must be among broken, calm, trap; got quiet",
+            "workload quiet: kind must be among broken, calm, trap, aside; got quiet",
         ),
         (
             'family = "regression"\ntask = "' + DENSE + '"\narms = ["all"]',

@@ -1,5 +1,6 @@
 """Which trial is chosen, on fabricated results."""
 
+from dataclasses import replace
 from math import inf, nan
 from pathlib import Path
 
@@ -17,7 +18,7 @@ def runs(*values: float, better: Better = "lower", diverged: int = 0) -> list[En
         Ended(
             Path(),
             config,
-            {"diverged": "is NaN" if i < diverged else None},
+            {"diverged_step": 1 if i < diverged else None},
             np.array([[1.0, 9.0], [2.0, value]]),
         )
         for i, value in enumerate(values)
@@ -63,3 +64,11 @@ def test_spikes_are_counted_from_the_129th_step_on() -> None:
     infinite[150] = inf
     assert spikes(infinite) == 1 / 72
     assert np.isnan(spikes(calm[:128]))
+
+
+def test_a_run_whose_loss_only_rose_is_judged_by_its_metrics() -> None:
+    (ended,) = runs(7.0)
+    rose = replace(ended, result={"diverged": "has a median of 9", "diverged_step": None})
+    assert not rose.diverged
+    assert runs(nan)[0].diverged
+    assert runs(7.0, diverged=1)[0].diverged

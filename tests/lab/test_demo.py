@@ -223,7 +223,10 @@ def test_an_interrupted_demo_leaves_nothing_and_says_so(
     temporary.mkdir()
     monkeypatch.setenv("TMPDIR", str(temporary))
     words = ("demo", "--steps", "100000000", "--out", str(tmp_path / "figure.png"))
-    command = [sys.executable, "-c", "from alrc.cli import main; main()", *words]
+    # In the background of a script, Ctrl-C is ignored, and so it is by what is started there.
+    heeded = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    program = f"{heeded}; from alrc.cli import main; main()"
+    command = [sys.executable, "-c", program, *words]
     with process_group(command, stderr=subprocess.PIPE) as process:
         assert process.stderr is not None
         while "to do" not in process.stderr.readline():

@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 
+from alrc.lab.engine.benchmark_file import Benchmark
 from alrc.lab.engine.grid import Grid
 
 PRESETS = Path(__file__).parents[2] / "src/alrc/lab/presets"
+BENCHMARKS = ("stability", "stability-smoke")
 OWN = """
 from dataclasses import dataclass
 from typing import ClassVar
@@ -176,8 +178,16 @@ def test_presets(preset: str, count: int, steps: int) -> None:
     assert {spec.make_arm().is_baseline for spec in specs} == {True, False}
 
 
+@pytest.mark.parametrize("preset", BENCHMARKS)
+def test_presets_of_benchmarks_are_read(preset: str) -> None:
+    benchmark = Benchmark.read(PRESETS / f"{preset}.toml")
+    kinds = {workload.table["kind"] for workload in benchmark.workloads}
+    assert kinds == {"broken", "calm", "trap", "aside"}
+    assert all("off" in {arm.spelled for arm in w.arms} for w in benchmark.workloads)
+
+
 def test_every_preset_is_tested() -> None:
-    tested = {args[0] for args in test_presets.pytestmark[0].args[1]}
+    tested = {args[0] for args in test_presets.pytestmark[0].args[1]} | set(BENCHMARKS)
     assert tested == {file.stem for file in PRESETS.glob("*.toml")}
 
 

@@ -63,11 +63,17 @@ def test_a_gain_is_claimed_in_at_most_5_percent_of_studies_without_any() -> None
 
 
 @pytest.mark.parametrize("tails", ["normal", "t3"])
-def test_intervals_over_parts_of_different_sizes_hold_the_truth_in_95_percent(tails: str) -> None:
+@pytest.mark.parametrize(
+    "together", [0.0, 2.0], ids=["parts of their own", "parts of one data set"]
+)
+def test_intervals_over_parts_of_different_sizes_hold_the_truth_in_95_percent(
+    tails: str, together: float
+) -> None:
     rng, number, held = np.random.default_rng(1), 400, 0
     for _ in range(number):
+        shared = together * rng.normal(0, 1, 20)
         parts = [
-            [dict(enumerate(row)) for row in _noise(rng, tails, members, seeds)]
+            [dict(enumerate(row)) for row in _noise(rng, tails, members, seeds) + shared[:seeds]]
             for members, seeds in ((3, 20), (1, 10), (2, 20))
         ]
         found = pooled(parts)

@@ -103,7 +103,7 @@ def test_a_table_that_is_not_as_it_has_to_be_is_refused(
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"kind": "odd"}, "kind of w must be one of broken, calm, trap; got 'odd'."),
+        ({"kind": "odd"}, "kind of w must be one of broken, calm, trap, aside; got 'odd'."),
         (
             {"family": "odd"},
             "family of w must be one of regression, images, control, classification, language; got "

@@ -139,19 +139,26 @@ def test_a_first_metric_of_both_signs_is_refused_in_words(tmp_path: Path) -> Non
     )
 
 
-def test_means_weigh_parts_alike_and_average_a_part_seed_by_seed(two_parts: Effects) -> None:
+def test_means_weigh_parts_alike_with_an_error_clustered_by_seed(two_parts: Effects) -> None:
     a, b, c = (np.log(values(w, "alrc") / values(w, "off")) for w in two_parts.bench.workloads)
-    one, two = (a + b) / 2, c
     found = two_parts.pooled("alrc", two_parts.bench.workloads)
     assert found is not None
-    shares = [x.var(ddof=1) / len(x) / 4 for x in (one, two)]
-    freedom = sum(shares) ** 2 / (shares[0] ** 2 / 19 + shares[1] ** 2 / 9)
-    assert found.value == pytest.approx((one.mean() + two.mean()) / 2)
-    assert found.error == pytest.approx(math.sqrt(sum(shares)))
-    assert found.freedom == pytest.approx(freedom)
-    # Two parts of one workload each are Welch's test.
-    welch = stats.ttest_ind(one, -two, equal_var=False)
-    assert found.p == pytest.approx(welch.pvalue)
+    assert found.value == pytest.approx(((a + b) / 2).mean() / 2 + c.mean() / 2)
+    # Seeds 0 to 9 move all three workloads, 10 to 19 the first two.
+    one = ((a + b) / 2 - (a + b).mean() / 2) / 2 / math.sqrt(20 * 19)
+    one[:10] += (c - c.mean()) / 2 / math.sqrt(10 * 9)
+    assert found.error == pytest.approx(math.sqrt((one**2).sum()))
+    assert found.freedom == 9
+
+
+def test_the_mean_over_workloads_with_the_same_seeds_is_a_paired_test_of_their_means() -> None:
+    rows = np.random.default_rng(0).normal(0.3, 1, (4, 20))
+    each = [dict(enumerate(row)) for row in rows]
+    t = stats.ttest_1samp((rows[0] + rows[1] + 2 * rows[2]) / 4, 0)
+    found = pooled([each[:2], each[2:3]])
+    assert found is not None
+    assert found.interval == pytest.approx(tuple(t.confidence_interval(0.95)))
+    assert found.p == pytest.approx(t.pvalue)
 
 
 def test_two_arms_are_compared_pair_by_pair(tmp_path: Path) -> None:
@@ -162,14 +169,15 @@ def test_two_arms_are_compared_pair_by_pair(tmp_path: Path) -> None:
     assert found.interval == pytest.approx(tuple(t.confidence_interval(0.95)))
 
 
-def test_workloads_of_a_part_with_other_seeds_count_as_if_they_went_together() -> None:
+def test_workloads_with_no_seed_in_common_are_independent() -> None:
     rng = np.random.default_rng(0)
-    many, few = (dict(enumerate(rng.normal(0, 1, n))) for n in (20, 10))
+    many, few = dict(enumerate(rng.normal(0, 1, 20))), dict(enumerate(rng.normal(0, 1, 10), 20))
     errors = [np.std(list(d.values()), ddof=1) / math.sqrt(len(d)) for d in (many, few)]
-    found = pooled([[many, few]])
-    assert found is not None
-    assert found.error == pytest.approx(sum(errors) / 2)
-    assert found.freedom == 9
+    for parts in ([[many, few]], [[many], [few]]):
+        found = pooled(parts)
+        assert found is not None
+        assert found.error == pytest.approx(math.hypot(*errors) / 2)
+        assert found.freedom == 9
 
 
 def test_pairs_too_few_to_have_an_error_have_an_interval_without_ends() -> None:

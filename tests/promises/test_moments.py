@@ -48,7 +48,8 @@ def test_float32_state_agrees_with_float64_over_100_000_steps(recency) -> None:
     sigma = np.sqrt(np.log1p(ratio**2))
     moments = Moments(*(x.expand(len(mean)).clone() for x in init(settings)))
     mu1 = mu2 = np.zeros(len(mean), np.longdouble)
-    for t in range(100_000):
+    # After 4,000 calls, the start of recency 4 is over.
+    for t in range(100_000 if recency == 1 else 10_000):
         losses = mean * np.exp(sigma * rng.standard_normal(len(mean)) - sigma**2 / 2)
         losses = losses.astype(np.float32)
         variance = mu2 - mu1**2
@@ -101,16 +102,23 @@ def in_long_double(
 @pytest.mark.parametrize("row", ROWS)
 @pytest.mark.parametrize(
     ("mean", "ratio", "recency"),
-    [(1e6, 1e-4, 1.0), (1e-6, 10.0, 1.0), (1.0, 1.0, 1.0), (1.0, 1.0, 4.0)]
-    + [pytest.param(1e6, 1e-4, c, marks=pytest.mark.slow) for c in (2.0, 10.0)],
+    [
+        (1e6, 1e-4, 1.0),
+        (1e-6, 10.0, 1.0),
+        (1.0, 1.0, 1.0),
+        (1.0, 1.0, 4.0),
+        pytest.param(1e6, 1e-4, 10.0, marks=pytest.mark.slow),
+    ],
 )
 @pytest.mark.thin("recency", 1.0)
 def test_the_state_of_each_row_agrees_with_long_double_over_a_long_run(
     row, mean, ratio, recency, everything
 ) -> None:
     front_end = ROWS[row](recency=recency)
-    # With the default decay, rounding errors are forgotten after some thousand calls.
-    calls = 100_000 if everything or row in ("torch", "jax-jitted") else 10_000
+    # With the default decay, rounding errors are forgotten after some thousand calls, and the start
+    # of the largest recency is over.
+    is_long = recency == 1 and (everything or row in ("torch", "jax-jitted"))
+    calls = 100_000 if is_long else 12_000
     for losses, expected in in_long_double(mean, ratio, recency, calls):
         values = front_end.feed(losses.tolist())
         ours, variance, _ = front_end.moments
@@ -183,14 +191,21 @@ def is_let_through(front_end, loss: float, at_most: int) -> bool:
 
 @pytest.mark.parametrize("row", ROWS)
 @pytest.mark.parametrize(
-    ("calls", "constant"),
-    [(10, 0.0), (10, 1e-6), (10, 1.0), (10, 1e6), (3000, 1.0)]
-    + [pytest.param(3000, constant, marks=pytest.mark.slow) for constant in (0.0, 1e-6, 1e6)],
+    ("calls", "constant", "recency"),
+    [(10, 0.0, 1.0), (10, 1e-6, 1.0), (10, 1.0, 1.0), (10, 1e6, 1.0), (3000, 1.0, 1.0)]
+    + [
+        pytest.param(*case, marks=pytest.mark.slow)
+        for case in (
+            (3000, 0.0, 1.0),
+            (3000, 1e-6, 1.0),
+            (3000, 1e6, 1.0),
+            (10, 1.0, 4.0),
+            (3000, 1.0, 4.0),  # while it still starts
+            (3000, 0.0, 10.0),
+        )
+    ],
 )
-@pytest.mark.parametrize(
-    "recency", [1.0, *(pytest.param(c, marks=pytest.mark.slow) for c in (2.0, 4.0, 10.0))]
-)
-def test_never_sticks_after_a_constant_run(row, constant, calls, recency) -> None:
+def test_never_sticks_after_a_constant_run(row, calls, constant, recency) -> None:
     front_end = ROWS[row](recency=recency)
     front_end.feed([constant] * calls)
     assert is_let_through(front_end, 10 * constant or 1.0, 5000)

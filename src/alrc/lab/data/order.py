@@ -4,10 +4,17 @@ Everything is a function of a seed and of an example's position in the run, so t
 matter how many examples are prepared at a time, or where a run is taken up again.
 """
 
-import numpy as np
-from numpy.typing import NDArray
+from collections.abc import Callable, Iterator, Sequence
+from itertools import count
 
-__all__ = ["example_order", "uniforms"]
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+__all__ = ["batches_of", "example_order", "uniforms"]
+
+BLOCK = 4096  # examples to prepare at a time; more cost memory, fewer cost time
 
 
 def example_order(num_examples: int, seed: int, start: int, stop: int) -> NDArray[np.int64]:
@@ -37,3 +44,24 @@ def uniforms(seed: int, start: int, stop: int) -> NDArray[np.float32]:
     # position.
     generator = np.random.Generator(np.random.Philox(key=seed, counter=start))
     return generator.random((stop - start, 4)).astype(np.float32)
+
+
+def batches_of(
+    examples: Callable[[int, int], Sequence[Tensor]],
+    batch_size: int,
+    start: int,
+    block: int = BLOCK,
+) -> Iterator[tuple[Tensor, ...]]:
+    """Batches from step ``start`` on, without end, prepared many at a time.
+
+    Args:
+        examples: Gives those at so many positions of the run, from the first to before the last;
+            each tensor has one row for each.
+        batch_size: Of each batch.
+        start: Step of the first.
+        block: Examples to prepare at a time; that changes speed and memory, never the result.
+    """
+    size = max(block // batch_size, 1) * batch_size
+    for first in count(start * batch_size, size):
+        parts = examples(first, first + size)
+        yield from zip(*(torch.split(part, batch_size) for part in parts), strict=True)

@@ -36,7 +36,7 @@ from alrc.lab.engine.naming import Named
 from alrc.lab.engine.spec import Spec
 from alrc.lab.engine.study_file import flat, read_toml, seeds_of
 
-__all__ = ["Benchmark", "Workload", "is_benchmark"]
+__all__ = ["KINDS", "Benchmark", "Workload", "is_benchmark"]
 
 KINDS = ("broken", "calm", "trap", "aside")
 FAMILIES = ("regression", "classification", "images", "language", "control")

@@ -43,7 +43,13 @@ class Ended:
 
     @property
     def diverged(self) -> bool:
-        return self.result["diverged"] is not None
+        """Whether its losses or metrics ended as NaN or infinite.
+
+        A loss that only rose is judged by the metrics: where data break plain training it does so
+        in most runs, whose metrics say by how much.
+        """
+        ends = np.isfinite(self.evaluations[-1, 1:]).all()
+        return self.result.get("diverged_step") is not None or not bool(ends)
 
     @property
     def better(self) -> Better:

@@ -1,7 +1,7 @@
 """What the small tasks share: a network that knows its seed, errors in half precision, metrics."""
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -13,7 +13,6 @@ __all__ = [
     "REGRESSION_METRICS",
     "DenseNetwork",
     "Precision",
-    "batches_of",
     "power_of",
     "regression_metrics",
     "rounded",
@@ -21,7 +20,6 @@ __all__ = [
 
 Precision = Literal["float32", "bfloat16", "float16"]
 REGRESSION_METRICS = (Metric("held-out error"), Metric("held-out median absolute error"))
-BLOCK = 4096  # examples to prepare at a time; more cost memory, fewer cost time
 
 
 class DenseNetwork(nn.Module):
@@ -55,23 +53,6 @@ class DenseNetwork(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         result: Tensor = self.layers(inputs)
         return result
-
-
-def batches_of(
-    examples: Callable[[int, int], Sequence[Tensor]], batch_size: int, start: int
-) -> Iterator[tuple[Tensor, ...]]:
-    """Batches from step ``start`` on, without end, prepared many at a time.
-
-    Args:
-        examples: Gives those at so many positions of the run, from the first to before the last;
-            each tensor has one row for each.
-        batch_size: Of each batch.
-        start: Step of the first.
-    """
-    size = max(BLOCK // batch_size, 1) * batch_size
-    for first in itertools.count(start * batch_size, size):
-        parts = examples(first, first + size)
-        yield from zip(*(torch.split(part, batch_size) for part in parts), strict=True)
 
 
 def rounded(outputs: Tensor, precision: Precision) -> Tensor:

@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
 from alrc.lab.api import Ge, Gt, Le, Metric, Networks, Task
-from alrc.lab.data.order import example_order, uniforms
+from alrc.lab.data.order import batches_of, example_order, uniforms
 from alrc.lab.data.tables import load_table, some, split
-from alrc.lab.tasks.dense import DenseNetwork, Precision, batches_of, rounded
+from alrc.lab.tasks.dense import DenseNetwork, Precision, rounded
 
 __all__ = ["Digits"]
 

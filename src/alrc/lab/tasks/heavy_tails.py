@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from alrc.lab.api import Ge, Gt, Le, Networks, Task
+from alrc.lab.data.order import batches_of
 from alrc.lab.tasks.dense import (
     REGRESSION_METRICS,
     DenseNetwork,
-    batches_of,
     power_of,
     regression_metrics,
 )

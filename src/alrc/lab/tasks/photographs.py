@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import count, pairwise
+from itertools import pairwise
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from alrc.lab.api import Ge, Le, Lt, Metric, Networks, Picture, Task
 from alrc.lab.data.images import Images, load_images
-from alrc.lab.data.order import example_order, uniforms
+from alrc.lab.data.order import batches_of, example_order, uniforms
 from alrc.lab.tasks.supersampling.preprocessing import augment, halve_resolution
 
 __all__ = ["Photographs", "RestoringNetwork"]
@@ -107,19 +107,18 @@ class Photographs(Task):
         """The first row and column of the hot square of each training image; -1 without one."""
         return _hot_squares(len(self.data.training), self.broken, seed)
 
-    def batches(
-        self, seed: int, batch_size: int, start: int = 0
-    ) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(self, seed: int, batch_size: int, start: int = 0) -> Iterator[tuple[Tensor, ...]]:
         """Inputs and targets, both ``(batch_size, 3, 32, 32)`` float32, from step ``start`` on."""
-        size = max(BLOCK // batch_size, 1) * batch_size
         training, squares = self.data.training, self.hot_squares(seed)
-        for first in count(start * batch_size, size):
-            order = example_order(len(training), seed, first, first + size)
-            random = torch.from_numpy(uniforms(seed, first, first + size))
+
+        def examples(first: int, last: int) -> tuple[Tensor, Tensor]:
+            order = example_order(len(training), seed, first, last)
+            random = torch.from_numpy(uniforms(seed, first, last))
             images = augment(torch.from_numpy(training[order]), random)
             inputs = self._inputs(images, [seed, NOISE_STREAM], first)
-            targets = torch.where(_inside(squares[order]), self.hot, images)
-            yield from zip(*(torch.split(x, batch_size) for x in (inputs, targets)), strict=True)
+            return inputs, torch.where(_inside(squares[order]), self.hot, images)
+
+        return batches_of(examples, batch_size, start, BLOCK)
 
     def _inputs(self, images: Tensor, stream: list[int], first: int) -> Tensor:
         """What is to be restored, of images at the positions from ``first`` on."""

@@ -10,13 +10,12 @@ import torch
 from torch import Tensor
 
 from alrc.lab.api import Ge, Gt, Le, Networks, Task
-from alrc.lab.data.order import example_order
+from alrc.lab.data.order import batches_of, example_order
 from alrc.lab.data.tables import load_table, some, split
 from alrc.lab.tasks.dense import (
     REGRESSION_METRICS,
     DenseNetwork,
     Precision,
-    batches_of,
     power_of,
     regression_metrics,
 )

@@ -5,10 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["FAMILIES", "KINDS", "PLAIN", "Bench", "Run", "Workload"]
+__all__ = ["FAMILIES", "PLAIN", "Bench", "Run", "Workload"]
 
 PLAIN = "off"  # the arm that does nothing, against which all others are measured
-KINDS = ("broken", "calm", "trap", "aside")
 FAMILIES = ("regression", "images", "control", "classification", "language")
 
 

@@ -17,7 +17,6 @@ from alrc.lab.report.paired import PairedDifferences, mcnemar
 __all__ = ["DIVERGED", "LARGEST", "Effect", "Effects", "Estimate", "Which", "pooled"]
 
 Which = Literal["first", "second"]
-Seeds = tuple[int, ...]
 DIVERGED = 10.0  # times worse than its partner is a run that diverged where that one did not
 LARGEST = 100.0  # the largest factor that a pair counts as
 ROUNDING = 1.1e-5  # of a logarithm of a ratio of two numbers of 6 digits
@@ -160,36 +159,26 @@ class Effects:
 def pooled(parts: Sequence[Sequence[dict[int, float]]]) -> Estimate | None:
     """Mean over parts of the mean over their workloads, with an error.
 
-    Within a part, workloads with the same seeds are averaged seed by seed, so that what a seed
-    does to all of them is in the error; groups with other seeds count as if they went wholly
-    together. Parts share nothing but the seeds' numbers: with weights w = 1 / (number of parts),
-    error^2 = sum of (w * error of part)^2, and its degrees of freedom are Welch and
-    Satterthwaite's: error^4 / sum of ((w * error of part)^4 / freedom of part).
+    The error is clustered by seed: what a seed does to several workloads, of one part or of several
+    that have the same data, is in it. With weights w = 1 / (parts * workloads of the part), error^2
+    is the sum over seeds of (sum over workloads of w * (d - mean) / sqrt(n * (n - 1)))^2, which for
+    a single workload is that of its mean. Degrees of freedom are those of the workload with the
+    fewest seeds.
     """
     if not parts:
         return None
-    each = [_part(workloads) for workloads in parts]
-    weight = 1 / len(each)
-    value = weight * sum(e.value for e in each)
-    shares = [(weight * e.error) ** 2 for e in each]
-    variance = sum(shares)
-    if not variance or not math.isfinite(variance):
-        return Estimate(value, math.sqrt(variance), min(e.freedom for e in each))
-    least = sum(s**2 / e.freedom for s, e in zip(shares, each, strict=True))
-    return Estimate(value, math.sqrt(variance), variance**2 / least)
-
-
-def _part(workloads: Sequence[dict[int, float]]) -> Estimate:
-    groups: dict[Seeds, list[dict[int, float]]] = {}
-    for d in workloads:
-        groups.setdefault(tuple(sorted(d)), []).append(d)
-    value = error = 0.0
-    freedom = math.inf
-    for seeds, members in groups.items():
-        e = Estimate.of([sum(d[s] for d in members) / len(members) for s in seeds])
-        weight = len(members) / len(workloads)
-        value, error = value + weight * e.value, error + weight * e.error
-        freedom = min(freedom, e.freedom)
+    value, freedom, broken = 0.0, math.inf, False
+    moved: dict[int, float] = {}  # by each seed
+    for workloads in parts:
+        weight = 1 / (len(parts) * len(workloads))
+        for d in workloads:
+            e, count = Estimate.of(list(d.values())), len(d)
+            value, freedom = value + weight * e.value, min(freedom, e.freedom)
+            broken |= not math.isfinite(e.error)
+            for seed, x in d.items() if e.error and not broken else ():
+                share = weight * (x - e.value) / math.sqrt(count * (count - 1))
+                moved[seed] = moved.get(seed, 0.0) + share
+    error = math.inf if broken else math.sqrt(sum(x * x for x in moved.values()))
     return Estimate(value, error, freedom)
 
 

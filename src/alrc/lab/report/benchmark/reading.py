@@ -6,14 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from alrc.lab.engine.benchmark_file import KINDS
 from alrc.lab.engine.files import Damaged
-from alrc.lab.report.benchmark.compact import FAMILIES, KINDS, PLAIN, Bench, Run, Workload
+from alrc.lab.report.benchmark.compact import FAMILIES, PLAIN, Bench, Run, Workload
+from alrc.lab.report.compact import HEADER as COLUMNS
 
 __all__ = ["COLUMNS", "read_bench"]
 
-METRICS = ("first", "second")
-MEASURED = ("diverged", "spikes", "reached", "limited", "kept")
-COLUMNS = ("workload", "arm", "tuned", "seed", *METRICS, *MEASURED)
 WORDS = ("part", "title", "kind", "family", "task")
 NOT_PARTS = ("step_cost.csv", "matrix.csv", "arms.csv", "decision.json")
 MEND = "Write the compact files anew from the runs."

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import count
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -12,7 +11,7 @@ from torch.optim.lr_scheduler import LRScheduler, StepLR
 
 from alrc.lab.api import Ge, Metric, Networks, Outcome, Picture, Task, Training
 from alrc.lab.data.images import Bytes, Images, load_images
-from alrc.lab.data.order import example_order, uniforms
+from alrc.lab.data.order import batches_of, example_order, uniforms
 from alrc.lab.tasks.supersampling.network import SupersamplingNetwork
 from alrc.lab.tasks.supersampling.preprocessing import augment, halve_resolution
 
@@ -80,19 +79,21 @@ class Supersampling(Task):
 
     def batches(
         self, seed: int, batch_size: int, start: int = 0, block: int = BLOCK
-    ) -> Iterator[tuple[Tensor, Tensor]]:
+    ) -> Iterator[tuple[Tensor, ...]]:
         """Inputs and targets, both ``(batch_size, 3, 32, 32)`` float32, from step ``start`` on.
 
         ``block`` examples are prepared at a time; that changes speed and memory, never the result.
         """
-        size = max(block // batch_size, 1) * batch_size
-        training = self.data.training
-        for first in count(start * batch_size, size):
-            order = example_order(len(training), seed, first, first + size)
-            random = torch.from_numpy(uniforms(seed, first, first + size))
+
+        def examples(first: int, last: int) -> list[Tensor]:
+            training = self.data.training
+            order = example_order(len(training), seed, first, last)
+            random = torch.from_numpy(uniforms(seed, first, last))
             targets = augment(torch.from_numpy(training[order]), random)
-            inputs = halve_resolution(targets)
-            yield from zip(*(_batches(x, batch_size) for x in (inputs, targets)), strict=True)
+            parts = (halve_resolution(targets), targets)
+            return [x.contiguous(memory_format=torch.channels_last) for x in parts]
+
+        return batches_of(examples, batch_size, start, block)
 
     def step(self, networks: Networks, batch: tuple[Tensor, Tensor]) -> Outcome:
         """A loss for each example, and beside it the error, which has no jump at 50."""
@@ -158,7 +159,3 @@ def _prepared(images: Bytes) -> tuple[Tensor, Tensor]:
     # A copy: on a cluster these arrays are read-only.
     targets = augment(torch.tensor(images), NOT_AUGMENTED.expand(len(images), 3))
     return halve_resolution(targets), targets
-
-
-def _batches(examples: Tensor, batch_size: int) -> tuple[Tensor, ...]:
-    return torch.split(examples.contiguous(memory_format=torch.channels_last), batch_size)
