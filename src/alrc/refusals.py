@@ -4,11 +4,25 @@ Each function makes the exception; who raises it gives the facts, and what to ty
 own framework.
 """
 
+import warnings
+
+from alrc.settings import first_frame_outside_alrc
+
 
 def loss(who: str, got: str, mend: str, kind: str = "array", name: str = "loss") -> TypeError:
     return TypeError(
         f"{who}: {name} must be a floating {kind}, because it is scaled to its limit; got {got}. "
         f"{mend}"
+    )
+
+
+def warn_of_signs(who: str) -> None:
+    """Of losses below 0 on the logarithmic scale, wherever looking costs no wait."""
+    warnings.warn(
+        f"{who}: loss has numbers below 0, which have no logarithm: they come back as they are, "
+        "neither limited nor in the moments, and are counted as not finite. For losses of either "
+        "sign, pass center='mean' and scale='linear'.",
+        stacklevel=first_frame_outside_alrc(),
     )
 
 

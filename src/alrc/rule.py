@@ -171,7 +171,7 @@ class Summary(NamedTuple):
 class Counts(NamedTuple):
     """How many losses counted, how many of them were limited, and how many were not finite.
 
-    Losses too large for moments in float32 count as not finite.
+    Losses too large for moments in float32 count as not finite; with scale "log", those < 0, too.
     """
 
     num_losses: Array
@@ -422,7 +422,10 @@ def observe(
     # A loss that does not count may be NaN, which a weight of 0 would not silence.
     deviation = deviations(xp, xp.where(counted, result.value, mean), mean, settings)
     summary = summarise(xp, deviation, xp.where(counted, weight, nothing), groups)
-    lost = ~held if weights is None else wanted & ~held
+    lost = ~held
+    if settings.scale == "log":
+        lost = lost | (losses < 0)  # the logarithm is not finite
+    lost = lost if weights is None else wanted & lost
     counts = Counts(groups.add(counted), groups.add(result.limited), groups.add(lost))
     return Step(result, summary, counts)
 

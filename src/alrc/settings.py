@@ -27,8 +27,8 @@ class Settings:
     Every front end takes the same arguments with the same meaning and hands them on to this class.
 
     Args:
-        num_stddev: Number of standard deviations above the mean loss at which losses are limited,
-            > 0. Larger limits fewer losses; ``math.inf`` limits none and only tracks the moments.
+        num_stddev: Number of standard deviations above the mean at which losses are limited, > 0.
+            Larger limits fewer losses; ``math.inf`` limits none and only tracks the moments.
         decay: Share of the old moments kept at each call, in [0, 1). Larger remembers longer:
             0.999 is about the last 1,000 calls.
         mu1_start: First estimate of the mean loss. Guess high rather than low: a start that is too
@@ -47,12 +47,14 @@ class Settings:
             start only.
         center: Point towards which gradients are scaled. ``"zero"``, as in the paper, scales by
             limit / loss and suits losses >= 0; ``"mean"`` scales by
-            (limit - mean) / (loss - mean) and suits losses of either sign.
-        scale: What has a mean and standard deviations: ``"linear"``, as in the paper, the losses;
-            ``"log"``, their logarithms, so that the limit is exp(m + num_stddev * s), which suits
-            losses that spread over decades. Then only losses > 0 count, the others come back as
-            they came, and the same losses are limited whatever power the error has. The starts
-            stay moments of the losses, taken as log-normal. Needs center ``"zero"``.
+            (limit - mean) / (loss - mean) and suits losses of either sign, with scale
+            ``"linear"``.
+        scale: What has a mean and standard deviations. ``"log"``: the logarithms of losses, so
+            that the limit is exp(m + num_stddev * s), and the same losses are limited whatever
+            power the error has. Only losses > 0 count, the others come back as they came; those
+            < 0 are counted as not finite, as their logarithms are. The starts stay moments of the
+            losses, taken as log-normal. Needs center ``"zero"``. ``"linear"``, as in the paper,
+            with ``num_stddev=3``: the losses themselves.
         num_groups: Number of groups of losses that have moments of their own, >= 1: one for each
             data source, task, class or range of diffusion timesteps, say. None: all losses
             share the same moments.
@@ -67,7 +69,9 @@ class Settings:
 
     Example:
         >>> from alrc import Settings
-        >>> Settings(num_stddev=2, mu1_start=1.0, mu2_start=1.25).start
+        >>> Settings()  # doctest: +ELLIPSIS
+        Settings(num_stddev=2.0, decay=0.999, ... scale='log', num_groups=None)
+        >>> Settings(scale="linear", mu1_start=1.0, mu2_start=1.25).start
         (1.0, 0.25)
         >>> Settings(decay=1000)
         Traceback (most recent call last):
@@ -77,7 +81,7 @@ the old moments kept at each call; got 1000.0. To remember about the last 1000 c
 decay=0.999.
     """
 
-    num_stddev: float = 3.0
+    num_stddev: float = 2.0
     decay: float = 0.999
     mu1_start: float | None = None
     mu2_start: float | None = None
@@ -86,7 +90,7 @@ decay=0.999.
     warmup: int = 10
     recency: float = 1.0
     center: Literal["zero", "mean"] = "zero"
-    scale: Literal["linear", "log"] = "linear"
+    scale: Literal["log", "linear"] = "log"
     num_groups: int | None = None
 
     def __post_init__(self) -> None:
@@ -208,7 +212,7 @@ decay=0.999.
                 "on with a variance of 0, which limits most losses until the moments have caught "
                 f"up. If {mu2:g} is a standard deviation s, pass mu2_start=mu1_start**2 + s**2 = "
                 f"{mu1 * mu1 + mu2 * mu2:g}, or leave both out to start automatically.",
-                stacklevel=_first_frame_outside_alrc(),
+                stacklevel=first_frame_outside_alrc(),
             )
 
     def __getstate__(self) -> dict[str, Any]:
@@ -217,6 +221,7 @@ decay=0.999.
     def __setstate__(self, state: Mapping[str, Any] | Sequence[Any]) -> None:
         if not isinstance(state, Mapping):
             state = dict(zip(_ONCE_PICKLED, state, strict=False))
+        state = {"scale": "linear", **state}  # which there was no other of, at first
         for field in fields(self):
             object.__setattr__(self, field.name, state.get(field.name, field.default))
 
@@ -277,9 +282,10 @@ def _integer(name: str, value: SupportsIndex, example: int) -> int:
     )
 
 
-def _first_frame_outside_alrc() -> int:
+def first_frame_outside_alrc() -> int:
     """The ``stacklevel`` that makes a warning point at the user's line, whatever front end."""
     level, frame = 1, sys._getframe(1)
-    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] == "alrc":
+    inside = ("alrc", "torch", "jax")  # those call modules, and compile functions
+    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] in inside:
         level, frame = level + 1, frame.f_back
     return level

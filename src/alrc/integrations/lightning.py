@@ -114,7 +114,7 @@ class ALRCCallback(Callback):
 
     def __init__(
         self,
-        num_stddev: float = 3.0,
+        num_stddev: float = 2.0,
         decay: float = 0.999,
         mu1_start: float | None = None,
         mu2_start: float | None = None,
@@ -123,7 +123,7 @@ class ALRCCallback(Callback):
         warmup: int = 10,
         recency: float = 1.0,
         center: Literal["zero", "mean"] = "zero",
-        scale: Literal["linear", "log"] = "linear",
+        scale: Literal["log", "linear"] = "log",
         name: str = "alrc",
         backward: int | None = None,
     ) -> None:

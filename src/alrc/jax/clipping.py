@@ -135,6 +135,7 @@ def clip(
     moments = inputs.checked_moments("clip", "moments", moments, settings)
     losses = jax.lax.stop_gradient(inputs.at_least_float32(loss))
     weights = None if mask is None else inputs.checked_weights(mask, losses)
+    inputs.look_at_signs(losses, weights, settings)
     index = inputs.checked_group(group, loss, settings)
     largest = inputs.largest_factor(loss)
     limited, moments = limit_and_advance(

@@ -29,6 +29,17 @@ def checked_loss(who: str, name: str, loss: Any) -> Array:
     return array
 
 
+def look_at_signs(losses: Array, weights: Array | None, settings: Settings) -> None:
+    """Warns of losses that the logarithmic scale has no limit for; in a compiled step, never."""
+    if settings.scale == "linear" or isinstance(losses, jax.core.Tracer):
+        return
+    if isinstance(weights, jax.core.Tracer) or any(d.platform != "cpu" for d in losses.devices()):
+        return
+    below = losses < 0
+    if bool((below if weights is None else below & (weights > 0)).any()):
+        refusals.warn_of_signs("clip")
+
+
 def at_least_float32(loss: Array) -> Array:
     return loss if loss.dtype in (jnp.float32, jnp.float64) else loss.astype(jnp.float32)
 

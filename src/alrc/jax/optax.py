@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def scale_by_alrc(
-    num_stddev: float = 3.0,
+    num_stddev: float = 2.0,
     decay: float = 0.999,
     mu1_start: float | None = None,
     mu2_start: float | None = None,
@@ -25,7 +25,7 @@ def scale_by_alrc(
     warmup: int = 10,
     recency: float = 1.0,
     center: Literal["zero", "mean"] = "zero",
-    scale: Literal["linear", "log"] = "linear",
+    scale: Literal["log", "linear"] = "log",
     axis_name: Hashable | None = None,
 ) -> "optax.GradientTransformationExtraArgs":
     """An optax transformation that scales the gradients of a loss as :func:`clip` would.

@@ -89,7 +89,7 @@ class ALRC(state.ShowsState, keras.layers.Layer):  # type: ignore[misc, unused-i
 
     def __init__(
         self,
-        num_stddev: float = 3.0,
+        num_stddev: float = 2.0,
         decay: float = 0.999,
         mu1_start: float | None = None,
         mu2_start: float | None = None,
@@ -98,7 +98,7 @@ class ALRC(state.ShowsState, keras.layers.Layer):  # type: ignore[misc, unused-i
         warmup: int = 10,
         recency: float = 1.0,
         center: Literal["zero", "mean"] = "zero",
-        scale: Literal["linear", "log"] = "linear",
+        scale: Literal["log", "linear"] = "log",
         num_groups: int | None = None,
         **kwargs: Any,
     ) -> None:

@@ -54,9 +54,9 @@ def observe(
     if is_log and not numbers.mean >= SMALLEST_MEAN:
         raise Unsound
     bounds = rule.limits(Floats, numbers, settings)
-    has_zeros = is_log and low <= 0.0  # or losses below 0, which do not count there either
-    if has_zeros and high <= 0.0:
-        return None  # nothing counts
+    if is_log and (low < 0.0 or high == 0.0):
+        return None  # losses that have no logarithm, or nothing counts
+    has_zeros = is_log and low == 0.0
     if not is_log and settings.center == "zero" and low <= 0.0 <= high:
         has_zeros = loss.dim() == 0 or int(loss.count_nonzero()) < loss.numel()
         if has_zeros and (low == high or bounds[1] < 0.0):

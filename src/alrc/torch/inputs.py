@@ -1,6 +1,7 @@
 """What a call of :mod:`alrc.torch` may be given: the checks, and what is made of it."""
 
 import math
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -137,6 +138,16 @@ def _like(name: str, given: Tensor, loss: Tensor) -> str:
     if missing >= 0 and all(size in (1, wanted) for size, wanted in sizes):
         return f"{name}.expand_as(loss)"
     return f"a {name} with one number for each loss"
+
+
+def look_at_signs(loss: Tensor, mask: Tensor | None, settings: Settings) -> None:
+    """Warns of losses that the logarithmic scale has no limit for; waits for the device."""
+    if settings.scale != "log":
+        return
+    below = loss.detach() < 0
+    with suppress(RuntimeError):  # no number to read: a call under vmap
+        if bool((below if mask is None else below & (mask > 0)).any()):
+            refusals.warn_of_signs("ALRC")
 
 
 def detached(loss: Tensor) -> Tensor:

@@ -161,7 +161,7 @@ class ALRC(state.ShowsState, nn.Module):
 
     def __init__(
         self,
-        num_stddev: float = 3.0,
+        num_stddev: float = 2.0,
         decay: float = 0.999,
         mu1_start: float | None = None,
         mu2_start: float | None = None,
@@ -170,7 +170,7 @@ class ALRC(state.ShowsState, nn.Module):
         warmup: int = 10,
         recency: float = 1.0,
         center: Literal["zero", "mean"] = "zero",
-        scale: Literal["linear", "log"] = "linear",
+        scale: Literal["log", "linear"] = "log",
         num_groups: int | None = None,
         sync: "bool | torch.distributed.ProcessGroup" = False,
         async_op: bool = True,
@@ -217,6 +217,8 @@ class ALRC(state.ShowsState, nn.Module):
         check_outside_of_backward()
         if torch.compiler.is_compiling() or not self._is_vetted(moments.mean):
             self._vet()
+            if not torch.compiler.is_compiling() and not inputs.is_readable(loss):
+                inputs.look_at_signs(loss, mask, self.settings)  # this once, as it waits
         self.wait()
         # On the CPU by reading numbers, wherever that can be; else by the same rule on tensors.
         plain = mask is None and groups is None

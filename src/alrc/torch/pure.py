@@ -119,8 +119,10 @@ def observe(
 ) -> tuple[Tensor, Step, Moments]:
     """The limited losses, what is to move the moments, and the moments that limited them.
 
-    No number is read from a tensor.
+    No number is read from a tensor, but from one on the CPU whether it is below 0.
     """
+    if inputs.is_readable(loss):
+        inputs.look_at_signs(loss, mask, settings)
     losses = inputs.detached(loss)
     weights = None if mask is None else inputs.weights(mask, losses)
     largest = inputs.largest_factor(loss)
