@@ -59,7 +59,7 @@ def limit_gradient(alrc: ALRC, loss: Tensor, scale: float | Tensor = 1.0) -> tup
         >>> import torch
         >>> from alrc.torch import ALRC
         >>> from alrc.integrations.gradients import limit_gradient
-        >>> alrc = ALRC(mu1_start=1.0, mu2_start=2.0)  # limit: 1 + 3 * 1
+        >>> alrc = ALRC(3, 0.999, 1.0, 2.0, scale="linear")  # limit: 1 + 3 * 1
         >>> weight = torch.tensor(2.0, requires_grad=True)
         >>> loss = weight * 4 / 2  # a loss of 8, halved for two accumulated batches
         >>> loss, seen = limit_gradient(alrc, loss, scale=2)

@@ -83,7 +83,7 @@ class Watch:
         >>> import torch
         >>> from alrc.integrations.loggers import Watch
         >>> from alrc.torch import ALRC
-        >>> alrc = ALRC(decay=0, mu1_start=1.0, mu2_start=2.0)  # limit: 1 + 3 * 1
+        >>> alrc = ALRC(3, 0, 1.0, 2.0, scale="linear")  # limit: 1 + 3 * 1
         >>> with Watch(alrc, lambda scalars, step: print(step, scalars), every=1):
         ...     losses = alrc(torch.tensor([1.0, 9.0]))  # the one line
         1 {'alrc/loss': 5.0, 'alrc/limit': 7.0, 'alrc/mean': 2.5, 'alrc/stddev': 1.5, \
@@ -148,7 +148,7 @@ class Watch:
             >>> import tempfile, torch
             >>> from alrc.integrations.loggers import Watch, read_spikes
             >>> from alrc.torch import ALRC
-            >>> alrc = ALRC(mu1_start=1.0, mu2_start=2.0)  # limit: 1 + 3 * 1
+            >>> alrc = ALRC(3, 0.999, 1.0, 2.0, scale="linear")  # limit: 1 + 3 * 1
             >>> with tempfile.TemporaryDirectory() as folder:
             ...     with Watch(alrc, spikes=f"{folder}/spikes.csv") as watch:
             ...         watch.name_next(["cat.png", "dog.png"])

@@ -18,7 +18,7 @@ def scalars(alrc: ALRC) -> dict[str, Tensor]:
         >>> import torch
         >>> from alrc.torch import ALRC
         >>> from alrc.integrations.scalars import scalars
-        >>> scalars(ALRC(mu1_start=1.0, mu2_start=5.0))  # doctest: +NORMALIZE_WHITESPACE
+        >>> scalars(ALRC(3, mu1_start=1.0, mu2_start=5.0, scale="linear"))  # doctest: +NORMALIZE_WHITESPACE
         {'limit': tensor(7.), 'mean': tensor(1.), 'stddev': tensor(2.),
          'clipped_fraction': tensor(0.), 'nonfinite': tensor(0.)}
     """

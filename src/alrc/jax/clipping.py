@@ -42,9 +42,10 @@ def init(settings: Settings, saved: Mapping[str, Any] | None = None) -> Moments:
     Example:
         >>> from alrc import Settings
         >>> from alrc.jax import init
-        >>> init(Settings(mu1_start=2.0, mu2_start=5.0)).variance
+        >>> init(Settings(mu1_start=2.0, mu2_start=5.0, scale="linear")).variance
         Array(1., dtype=float32)
-        >>> init(Settings(), saved={"mean": 1.5, "variance": 0.25, "num_updates": 3}).num_updates
+        >>> saved = {"geometric_mean": 1.5, "log_variance": 0.25, "num_updates": 3}
+        >>> init(Settings(), saved=saved).num_updates
         Array(3, dtype=int32)
     """
     mean, variance, num_updates = map(np.asarray, state.start(settings, saved))
@@ -62,9 +63,10 @@ def clip(
 ) -> tuple[Array, Moments]:
     r"""Limits losses and returns them with the next moments.
 
-    A loss more than ``num_stddev`` running standard deviations above the running mean is lowered
-    to that limit, and its gradient is scaled by limit / loss. Every other loss comes back as it
-    is, bit for bit; so does a NaN or infinite loss, which never enters the moments.
+    A loss whose logarithm is more than ``num_stddev`` running standard deviations above the
+    running mean is lowered to that limit, and its gradient is scaled by limit / loss. Every other
+    loss comes back as it is, bit for bit; so does a NaN or infinite loss, which never enters the
+    moments. With ``scale="linear"``, as in the paper, losses are taken without logarithm.
 
     Pure, so it can stand in ``jit``, ``grad(has_aux=True)``, ``vmap`` (over models or examples),
     ``lax.scan``, ``pmap`` and ``shard_map``. Carry the moments along as you carry the optimizer's
@@ -111,7 +113,7 @@ def clip(
         >>> import jax, jax.numpy as jnp
         >>> from alrc import Settings
         >>> from alrc.jax import clip, init
-        >>> settings = Settings(mu1_start=1.0, mu2_start=2.0)  # limit: 1 + 3 * 1
+        >>> settings = Settings(3, 0.999, 1.0, 2.0, scale="linear")  # limit: 1 + 3 * 1
         >>> def total(losses, moments):
         ...     clipped, moments = clip(losses, moments, settings)
         ...     return clipped.sum(), moments

@@ -68,7 +68,8 @@ def scale_by_alrc(
     Example:
         >>> import jax.numpy as jnp, optax
         >>> from alrc.jax import scale_by_alrc
-        >>> optimizer = optax.chain(scale_by_alrc(mu1_start=1.0, mu2_start=2.0), optax.sgd(1.0))
+        >>> first = scale_by_alrc(3.0, mu1_start=1.0, mu2_start=2.0, scale="linear")
+        >>> optimizer = optax.chain(first, optax.sgd(1.0))
         >>> params = jnp.array([2.0, 4.0])
         >>> state = optimizer.init(params)
         >>> updates, state = optimizer.update(params, state, params, value=8.0)  # the limit is 4

@@ -23,9 +23,10 @@ _SETTINGS = [field.name for field in dataclasses.fields(Settings)]
 class ALRC(state.ShowsState, keras.layers.Layer):  # type: ignore[misc, unused-ignore]
     """Keeps outlier losses from wrecking training, without silencing them.
 
-    A loss more than ``num_stddev`` running standard deviations above the running mean is lowered
-    to that limit, and its gradient is scaled by limit / loss. Every other loss comes back as it
-    is, bit for bit; so does a NaN or infinite loss, which never enters the moments.
+    A loss whose logarithm is more than ``num_stddev`` running standard deviations above the
+    running mean is lowered to that limit, and its gradient is scaled by limit / loss. Every other
+    loss comes back as it is, bit for bit; so does a NaN or infinite loss, which never enters the
+    moments. With ``scale="linear"``, as in the paper, losses are taken without logarithm.
 
     With ``fit``, hand it to :class:`ALRCModel` or :class:`ALRCMixin`; in a training step of your
     own, call it on the loss. A Keras ``Loss`` is no place for it: on JAX its state would not move,
@@ -74,7 +75,7 @@ class ALRC(state.ShowsState, keras.layers.Layer):  # type: ignore[misc, unused-i
     Example:
         >>> from keras import ops
         >>> from alrc.keras import ALRC
-        >>> alrc = ALRC(mu1_start=1.0, mu2_start=2.0)  # limit: 1 + 3 * sqrt(2 - 1**2) = 4
+        >>> alrc = ALRC(3, mu1_start=1.0, mu2_start=2.0, scale="linear")  # limit: 1 + 3 * 1
         >>> ops.convert_to_numpy(alrc(ops.array([0.5, 8.0]))).tolist()
         [0.5, 4.0]
         >>> int(alrc.num_clipped)

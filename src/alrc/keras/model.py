@@ -263,7 +263,7 @@ class ALRCModel(ALRCMixin, keras.Model):  # type: ignore[misc, unused-ignore]
         if not (alrc is None or isinstance(alrc, ALRC)):
             raise TypeError(
                 f"ALRCModel: alrc must be an alrc.keras.ALRC or None; got {alrc!r}. Pass "
-                "ALRC(num_stddev=3.0), or leave it out."
+                "ALRC(num_stddev=2.0), or leave it out."
             )
         super().__init__(**kwargs)
         self.model = model

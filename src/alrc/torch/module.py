@@ -37,25 +37,26 @@ def _waiting(name: str) -> Any:
 class ALRC(state.ShowsState, nn.Module):
     r"""Keeps outlier losses from wrecking training, without silencing them.
 
-    A loss more than ``num_stddev`` running standard deviations above the running mean is lowered
-    to that limit, and its gradient is scaled by limit / loss. The outlier still pulls the
-    parameters along its own gradient, only less hard; a plain ``minimum`` would give it no
-    gradient at all. Every other loss comes back as it is, bit for bit.
+    A loss whose logarithm is more than ``num_stddev`` running standard deviations above the
+    running mean is lowered to that limit, and its gradient is scaled by limit / loss. The outlier
+    still pulls the parameters along its own gradient, only less hard; a plain ``minimum`` would
+    give it no gradient at all. Every other loss comes back as it is, bit for bit.
 
     .. math::
-        s &= \max(\sqrt{v},\ 10^{-4} |m|), \qquad T = m + n s \\
+        s &= \max(\sqrt{v},\ 10^{-4}), \qquad T = e^{m + n s} \\
         x' &= \min(x, T), \qquad \partial x' / \partial x = \min(1,\ T / x) \\
-        d &= \mathrm{mean}(x' - m), \qquad r = \mathrm{mean}((x' - m)^2) \\
+        d &= \mathrm{mean}(\log x' - m), \qquad r = \mathrm{mean}((\log x' - m)^2) \\
         m &\leftarrow m + (1 - b)\,d, \qquad
         v \leftarrow b\,v + (1 - b)\,r - (1 - b)^2 d^2
 
-    which is the paper's recursion on the moments :math:`\mu_1 = m` and
-    :math:`\mu_2 = v + m^2`. The limit of a call comes from the calls before it, so no loss helps
-    to set the limit it is judged by.
+    With ``scale="linear"`` and ``num_stddev=3`` it is the paper's rule: the same without
+    logarithms, :math:`T = m + n s` and :math:`s = \max(\sqrt{v},\ 10^{-4} |m|)`, which is the
+    paper's recursion on the moments :math:`\mu_1 = m` and :math:`\mu_2 = v + m^2`. The limit of
+    a call comes from the calls before it, so no loss helps to set the limit it is judged by.
 
     Args:
-        num_stddev: Number :math:`n` of standard deviations above the mean loss at which losses
-            are limited, > 0. Larger limits fewer losses; ``math.inf`` only tracks the moments.
+        num_stddev: Number :math:`n` of standard deviations above the mean at which losses are
+            limited, > 0. Larger limits fewer losses; ``math.inf`` only tracks the moments.
         decay: Share :math:`b` of the old moments kept at each call, in ``[0, 1)``. Larger
             remembers longer: 0.999 is about the last 1,000 calls.
         mu1_start: First estimate of the mean loss. Guess high rather than low: too high only
@@ -72,11 +73,10 @@ class ALRC(state.ShowsState, nn.Module):
             start only.
         center: Point towards which gradients are scaled. ``"zero"`` (the paper): by limit / loss,
             for losses >= 0. ``"mean"``: by (limit - mean) / (loss - mean), for losses of either
-            sign.
-        scale: ``"linear"`` (the paper): the mean and the standard deviations are those of the
-            losses. ``"log"``: those of their logarithms, so that the limit is :math:`e^{m + n s}`,
-            for losses that spread over decades; only losses > 0 count, and the starts are taken
-            as moments of log-normal losses. Needs center ``"zero"``.
+            sign, with scale ``"linear"``.
+        scale: ``"log"``: the mean and the standard deviations are those of logarithms of losses;
+            only losses > 0 count, and the starts are taken as moments of log-normal losses. Needs
+            center ``"zero"``. ``"linear"`` (the paper): those of the losses themselves.
         num_groups: Number of groups with moments and a limit of their own, >= 1: one for each
             data source, task, class or range of diffusion timesteps. Each call then says which
             group its losses are in: ``alrc(loss, group=index)``. None: one limit for all.
@@ -109,7 +109,9 @@ class ALRC(state.ShowsState, nn.Module):
         through and nothing moves. A NaN or infinite loss comes back as it came, is counted, and
         never enters the moments; so does a finite one that float32 moments cannot hold, from
         4.6e18 on, if there is no limit for it. With center ``"zero"``, a loss of exactly 0 comes
-        back and counts nowhere; with scale ``"log"``, one below 0, too. On the CPU, losses of
+        back and counts nowhere. With scale ``"log"``, a loss below 0 comes back and counts as not
+        finite, as its logarithm is; a warning tells of it, on the CPU at once, on other devices
+        of the first call only. On the CPU, losses of
         which none is limited are returned as the same tensor: work in place on the result would
         change the loss that you log. Call it outside a region of activation checkpointing:
         inside, the losses would meet it twice, the second time with other moments, which it
@@ -129,12 +131,15 @@ class ALRC(state.ShowsState, nn.Module):
 
     Warns:
         UserWarning: From the first call, if the state is memory that nothing has set, or was cast
-            by other means than ``.to()``.
+            by other means than ``.to()``; if losses are below 0 with scale ``"log"``.
 
     Example:
         >>> import torch
         >>> from alrc.torch import ALRC
-        >>> alrc = ALRC(mu1_start=1.0, mu2_start=2.0)  # limit: 1 + 3 * sqrt(2 - 1**2) = 4
+        >>> alrc = ALRC(warmup=1)  # of 10 calls by default
+        >>> first = alrc(torch.tensor([0.5, 2.0], requires_grad=True))  # mean log 0, spread log 2
+        >>> alrc.threshold  # exp(0 + 2 * log(2))
+        tensor(4.)
         >>> losses = torch.tensor([0.5, 8.0], requires_grad=True)
         >>> clipped = alrc(losses)
         >>> clipped.tolist()
@@ -249,7 +254,7 @@ class ALRC(state.ShowsState, nn.Module):
         Example:
             >>> import torch
             >>> from alrc.torch import ALRC
-            >>> alrc = ALRC(mu1_start=1.0, mu2_start=2.0)  # limit: 1 + 3 * 1
+            >>> alrc = ALRC(3, 0.999, 1.0, 2.0, scale="linear")  # limit: 1 + 3 * 1
             >>> handle = alrc.register_step_hook(
             ...     lambda alrc, loss, mask, group, step: print(step.losses.factor)
             ... )
@@ -281,8 +286,8 @@ class ALRC(state.ShowsState, nn.Module):
 
         Example:
             >>> from alrc.torch import ALRC
-            >>> ALRC(mu1_start=2.0, mu2_start=5.0).to_dict()  # doctest: +NORMALIZE_WHITESPACE
-            {'mean': 2.0, 'variance': 1.0, 'num_updates': 0,
+            >>> ALRC().to_dict()  # doctest: +NORMALIZE_WHITESPACE
+            {'geometric_mean': 1.0, 'log_variance': 0.0, 'num_updates': 0,
              'num_losses': 0, 'num_clipped': 0, 'num_nonfinite': 0}
         """
         return {saved: getattr(self, name).tolist() for name, saved in self._saved_names().items()}
@@ -301,9 +306,9 @@ class ALRC(state.ShowsState, nn.Module):
         Example:
             >>> from alrc.torch import ALRC
             >>> alrc = ALRC()
-            >>> alrc.load_dict({"mean": 1.5, "variance": 0.25, "num_updates": 30})
-            >>> alrc.threshold  # 1.5 + 3 * sqrt(0.25)
-            tensor(3.)
+            >>> alrc.load_dict({"geometric_mean": 1.5, "log_variance": 0.0, "num_updates": 30})
+            >>> alrc.mu1
+            tensor(1.5000)
         """
         numbers = state.checked("ALRC", saved, self.settings.num_groups, self.settings.scale)
         self._exchange = None  # what comes of it would be overwritten
@@ -405,7 +410,7 @@ class ALRC(state.ShowsState, nn.Module):
             names += [] if getattr(self.settings, name) is None else [name]
         parts = [f"{name}={getattr(self.settings, name):g}" for name in names]
         parts += [f"center={self.settings.center!r}"]
-        parts += [] if self.settings.scale == "linear" else [f"scale={self.settings.scale!r}"]
+        parts += [f"scale={self.settings.scale!r}"]
         parts += ["sync=True" if self.sync is True else "sync=group"] if self.sync else []
         if self.settings.num_groups is None:
             threshold = "?" if self.mean.is_meta else f"{self.threshold.item():g}"

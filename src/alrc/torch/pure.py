@@ -38,10 +38,11 @@ def init(
     Example:
         >>> from alrc import Settings
         >>> from alrc.torch import init
-        >>> init(Settings(mu1_start=2.0, mu2_start=5.0))
+        >>> init(Settings(mu1_start=2.0, mu2_start=5.0, scale="linear"))
         Moments(mean=tensor(2.), variance=tensor(1.), num_updates=tensor(0))
-        >>> init(Settings(), saved={"mean": 1.5, "variance": 0.25, "num_updates": 3})
-        Moments(mean=tensor(1.5000), variance=tensor(0.2500), num_updates=tensor(3))
+        >>> saved = {"geometric_mean": 1.5, "log_variance": 0.25, "num_updates": 3}
+        >>> init(Settings(), saved=saved).num_updates
+        tensor(3)
     """
     mean, variance, num_updates = state.start(settings, saved)
     made: Moments = KINDS[settings.scale](
@@ -87,7 +88,7 @@ def clip(
         >>> import torch
         >>> from alrc import Settings
         >>> from alrc.torch import clip, init
-        >>> settings = Settings(mu1_start=1.0, mu2_start=2.0)  # limit: 1 + 3 * 1
+        >>> settings = Settings(3, 0.999, 1.0, 2.0, scale="linear")  # limit: 1 + 3 * 1
         >>> losses = torch.tensor([0.5, 8.0], requires_grad=True)
         >>> clipped, moments = clip(losses, init(settings), settings)
         >>> clipped.tolist()

@@ -59,7 +59,7 @@ class ALRCTrainerCallback(TrainerCallback, ExportableState):
     Example:
         >>> from alrc.integrations.transformers import ALRCTrainerCallback
         >>> from alrc.torch import ALRC
-        >>> callback = ALRCTrainerCallback(alrc=ALRC(num_stddev=3.0))
+        >>> callback = ALRCTrainerCallback(alrc=ALRC(num_stddev=2.5))
         >>> # Trainer(model, arguments, callbacks=[callback]).train()
         >>> callback.alrc.num_clipped
         tensor(0)

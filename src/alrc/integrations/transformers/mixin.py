@@ -75,7 +75,7 @@ class ALRCTrainerMixin(_Base):
         >>> from alrc.integrations.transformers import ALRCTrainerMixin
         >>> class MyTrainer(ALRCTrainerMixin, Trainer):
         ...     pass
-        >>> # MyTrainer(model, arguments, alrc=ALRC(num_stddev=3.0)).train()
+        >>> # MyTrainer(model, arguments, alrc=ALRC(num_stddev=2.5)).train()
     """
 
     _alrc_normalization: Normalization
