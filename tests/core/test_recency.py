@@ -46,18 +46,23 @@ def arrays(kind: str):
 def test_a_recency_of_1_is_bit_for_bit_the_plain_average(kind, decay) -> None:
     xp, ones, updates = arrays(kind)
     expected = before_there_was_recency(xp, ones, updates, decay) * (SHIFT * ones)
-    mean = moved(xp, ones, updates, Settings(decay=decay, recency=1)).mean
+    mean = moved(
+        xp, ones, updates, Settings(decay=decay, recency=1, num_stddev=3, scale="linear")
+    ).mean
     assert np.asarray(mean).tobytes() == np.asarray(expected).tobytes()
     for number in UPDATES:
         share = before_there_was_recency(Floats, 1.0, number, decay)
-        assert moved(Floats, 1.0, number, Settings(decay=decay)).mean == share * SHIFT
+        assert (
+            moved(Floats, 1.0, number, Settings(decay=decay, num_stddev=3, scale="linear")).mean
+            == share * SHIFT
+        )
 
 
 @pytest.mark.parametrize("kind", ["torch float32", "jax float32"])
 @pytest.mark.parametrize("recency", [1.3, 2.0, 4.0, 10.0, 1e6, 1e30, 1e300])
 def test_a_share_is_recency_over_updates_plus_recency_and_at_first_exactly_1(kind, recency) -> None:
     xp, ones, updates = arrays(kind)
-    settings = Settings(decay=1 - 1e-12, recency=recency)
+    settings = Settings(decay=1 - 1e-12, recency=recency, num_stddev=3, scale="linear")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         mean, variance, _ = map(np.asarray, moved(xp, ones, updates, settings))
@@ -72,7 +77,7 @@ def test_a_share_is_recency_over_updates_plus_recency_and_at_first_exactly_1(kin
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_moments_are_the_same_whatever_pytorchs_default_dtype(dtype) -> None:
-    settings, states = Settings(recency=4.0), []
+    settings, states = Settings(recency=4.0, num_stddev=3, scale="linear"), []
     for default in (torch.float32, dtype):
         torch.set_default_dtype(default)
         try:
@@ -88,6 +93,6 @@ def test_moments_are_the_same_whatever_pytorchs_default_dtype(dtype) -> None:
 def test_a_state_saved_with_another_recency_goes_on_with_the_share_of_this_one() -> None:
     saved = {"mean": 0.0, "variance": 0.0, "num_updates": 12}
     for recency, mean in ((1.0, 1 / 13), (4.0, 4 / 16), (12.0, 1 / 2)):
-        settings = Settings(recency=recency)
+        settings = Settings(recency=recency, num_stddev=3, scale="linear")
         _, moments = clip(torch.ones(1), init(settings, saved=saved), settings)
         assert moments.mean.item() == pytest.approx(mean, rel=1e-6)

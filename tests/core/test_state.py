@@ -48,7 +48,7 @@ def test_what_is_no_state_is_refused_in_words(case) -> None:
     saved, error_type, message = REFUSED[case]
     for init in (torch_init, jax_init):
         with pytest.raises(error_type) as error:
-            init(Settings(), saved=saved)
+            init(Settings(num_stddev=3, scale="linear"), saved=saved)
         assert str(error.value) == message
 
 
@@ -66,7 +66,7 @@ def test_numbers_come_back_as_float_and_int_in_order_and_counts_default_to_0() -
 
 
 def test_init_takes_the_moments_and_leaves_the_counts() -> None:
-    alrc = ALRC(mu1_start=1.0, mu2_start=2.0)
+    alrc = ALRC(mu1_start=1.0, mu2_start=2.0, num_stddev=3, scale="linear")
     alrc(torch.tensor([3.0, 9.0]))
     saved = alrc.to_dict()
     moments = {name: saved[name] for name in state.MOMENTS}
@@ -77,12 +77,12 @@ def test_init_takes_the_moments_and_leaves_the_counts() -> None:
 
 def test_a_count_beyond_int32_is_held_at_its_largest_in_jax() -> None:
     saved = {**SOUND, "num_updates": 2**63 - 1}
-    assert jax_init(Settings(), saved=saved).num_updates == 2**31 - 1
-    assert torch_init(Settings(), saved=saved).num_updates == 2**63 - 1
+    assert jax_init(Settings(num_stddev=3, scale="linear"), saved=saved).num_updates == 2**31 - 1
+    assert torch_init(Settings(num_stddev=3, scale="linear"), saved=saved).num_updates == 2**63 - 1
 
 
 def test_load_dict_sets_counts_that_were_not_saved_to_0() -> None:
-    alrc = ALRC()
+    alrc = ALRC(num_stddev=3, scale="linear")
     alrc(torch.tensor([3.0, 9.0]))
     alrc.load_dict(SOUND)
     assert alrc.to_dict() == SOUND | dict.fromkeys(state.COUNTS, 0)

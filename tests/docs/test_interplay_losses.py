@@ -63,7 +63,7 @@ def test_of_calm_errors_alrc_takes_next_to_nothing_away_from_huber_losses(
     normal = NormalDist()
     errors = [normal.inv_cdf((i + 0.5) / 4000) for i in range(4000)]
     random.Random(0).shuffle(errors)
-    alrc, reference = ALRC(), Reference()
+    alrc, reference = ALRC(num_stddev=3, scale="linear"), Reference()
     whole = kept = 0.0
     for i in range(0, 4000, 8):
         batch = [value(e) for e in errors[i : i + 8]]
@@ -86,7 +86,7 @@ def test_smooth_l1_is_huber_in_another_unit_and_gets_the_same_factors() -> None:
         lambda e, zero: F.huber_loss(e, zero, reduction="none", delta=2.0),
         lambda e, zero: F.smooth_l1_loss(e, zero, reduction="none", beta=2.0),
     ):
-        alrc, generator = ALRC(1.0, 0.9), torch.Generator().manual_seed(0)
+        alrc, generator = ALRC(1.0, 0.9, scale="linear"), torch.Generator().manual_seed(0)
         for _ in range(50):
             errors = torch.randn(4, generator=generator) * 3
             leaf = criterion(errors, torch.zeros(4)).requires_grad_()
@@ -125,7 +125,7 @@ def test_weights_go_into_the_mask_and_into_the_mean() -> None:
 
 
 def test_weighting_first_takes_a_heavy_weight_for_an_outlier() -> None:
-    wrong, right = ALRC(), ALRC()
+    wrong, right = ALRC(num_stddev=3, scale="linear"), ALRC(num_stddev=3, scale="linear")
     weights = torch.tensor([1.0] * 49 + [50.0])
     for _ in range(20):
         losses = torch.tensor(CALM * 25)
@@ -168,7 +168,7 @@ def test_a_floor_weakens_center_zero_and_leaves_center_mean_alone() -> None:
 
 
 def test_subtracting_the_floor_gives_the_factor_the_loss_would_have_without_it() -> None:
-    alrc = ALRC(mu1_start=0.25, mu2_start=0.125)
+    alrc = ALRC(mu1_start=0.25, mu2_start=0.125, num_stddev=3, scale="linear")
     leaf = torch.tensor(4.5, requires_grad=True)
     limited = alrc(leaf - 0.5) + 0.5
     assert (limited.item(), gradient(limited, leaf).item()) == (1.5, 0.25)
@@ -178,7 +178,11 @@ def test_subtracting_the_floor_gives_the_factor_the_loss_would_have_without_it()
 
 
 def test_a_negative_log_likelihood_below_0_is_scaled_by_its_distance_to_the_mean() -> None:
-    sigma, alrc, reference = 0.01, ALRC(center="mean"), Reference(center="mean")
+    sigma, alrc, reference = (
+        0.01,
+        ALRC(center="mean", num_stddev=3, scale="linear"),
+        Reference(center="mean"),
+    )
     location = torch.zeros((), dtype=torch.float64, requires_grad=True)
     for deviation in [0.2, -1.0, 0.5, 1.5, -0.3] * 8 + [12.0]:
         x = sigma * deviation

@@ -89,7 +89,7 @@ def test_outside_a_checkpointed_region_alrc_is_exact(use_reentrant) -> None:
     runs = []
     for checkpointed in (False, True):
         net, batches = toy(steps=16, dtype=torch.float32)
-        alrc, states = ALRC(1.0, 0.9, warmup=2), []
+        alrc, states = ALRC(1.0, 0.9, warmup=2, scale="linear"), []
         optimizer = torch.optim.Adam(net.parameters(), 0.01)
         for x, y in batches:
             x = x.clone().requires_grad_()  # what use_reentrant=True needs to have gradients

@@ -66,7 +66,9 @@ def gradients_by_hand(limited: bool, losses) -> list[float]:
 def test_one_outlier_shortens_adams_next_thousand_steps_and_alrc_prevents_it(limited) -> None:
     gradients = gradients_by_hand(limited, STREAM)
     expected = list(adam_by_hand(gradients))
-    got = steps_of(torch.optim.Adam, ALRC() if limited else nn.Identity(), STREAM)
+    got = steps_of(
+        torch.optim.Adam, ALRC(num_stddev=3, scale="linear") if limited else nn.Identity(), STREAM
+    )
     assert got == pytest.approx(expected, rel=LIMIT)
 
     def mean(steps):
@@ -90,7 +92,11 @@ def test_adam_is_blind_to_a_constant_scale() -> None:
 def test_adagrad_never_forgets_an_outlier(limited, share) -> None:
     losses = STREAM[: BEFORE + 3]
     gradients = gradients_by_hand(limited, losses)
-    got = steps_of(torch.optim.Adagrad, ALRC() if limited else nn.Identity(), losses)
+    got = steps_of(
+        torch.optim.Adagrad,
+        ALRC(num_stddev=3, scale="linear") if limited else nn.Identity(),
+        losses,
+    )
     expected = list(adagrad_by_hand(gradients))
     assert got == pytest.approx(expected, rel=LIMIT)
     assert f"{expected[BEFORE + 2] / expected[BEFORE - 1]:.2f}" == share
@@ -102,7 +108,7 @@ def test_adagrad_never_forgets_an_outlier(limited, share) -> None:
 
 def test_while_losses_fall_a_schedule_trains_as_without_alrc() -> None:
     weights = []
-    for alrc in (ALRC(), nn.Identity()):
+    for alrc in (ALRC(num_stddev=3, scale="linear"), nn.Identity()):
         weight = torch.full((2,), 3.0, requires_grad=True)
         optimizer = torch.optim.SGD([weight], 0.1)
         rise = torch.optim.lr_scheduler.LinearLR(optimizer, 0.01, total_iters=20)
@@ -126,14 +132,14 @@ def test_while_losses_fall_a_schedule_trains_as_without_alrc() -> None:
 
 
 def test_alrcs_warmup_is_counted_in_its_own_calls() -> None:
-    alrc = ALRC()
+    alrc = ALRC(num_stddev=3, scale="linear")
     thresholds = [after([loss], alrc).threshold.item() for loss in CALM * 6]
     assert [math.isinf(threshold) for threshold in thresholds] == [True] * 9 + [False] * 3
 
 
 @pytest.mark.parametrize(("scale", "factor_of_old_state"), [(10.0, None), (0.01, 1.0)])
 def test_another_loss_needs_a_fresh_state(scale, factor_of_old_state) -> None:
-    alrc, reference = after(CALM * 500, ALRC()), Reference()
+    alrc, reference = after(CALM * 500, ALRC(num_stddev=3, scale="linear")), Reference()
     stale, task = copy.deepcopy(alrc), [scale * x for x in CALM * 50]
     alrc.reset_parameters()
     after(task, stale)
@@ -155,7 +161,7 @@ def test_another_loss_needs_a_fresh_state(scale, factor_of_old_state) -> None:
 
 def test_one_alrc_for_two_losses_mixes_their_moments() -> None:
     generator, discriminator = CALM * 100, [10 * x for x in CALM * 100]
-    own, shared = ALRC(), ALRC()
+    own, shared = ALRC(num_stddev=3, scale="linear"), ALRC(num_stddev=3, scale="linear")
     own_reference, shared_reference = Reference(), Reference()
     for g, d in zip(generator, discriminator, strict=True):
         after([g], own)
@@ -174,7 +180,7 @@ def test_one_alrc_for_two_losses_mixes_their_moments() -> None:
 
 
 def test_groups_keep_the_moments_of_each_loss_apart() -> None:
-    alrc = ALRC(num_groups=2)
+    alrc = ALRC(num_groups=2, num_stddev=3, scale="linear")
     references = Reference(), Reference()
     for small in CALM * 50:
         for group, loss in enumerate((small, 10 * small)):

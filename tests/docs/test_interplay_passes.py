@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from alrc.integrations.lightning import ALRCCallback
 from alrc.torch import ALRC
 
-START = {"mu1_start": 1.0, "mu2_start": 2.0}  # limit 4
+START = {"num_stddev": 3, "scale": "linear", "mu1_start": 1.0, "mu2_start": 2.0}  # limit 4
 
 
 def test_both_passes_of_sam_have_the_gradients_of_the_rule() -> None:
@@ -59,7 +59,7 @@ class Regression(LightningModule):
 @pytest.mark.filterwarnings("ignore")  # Lightning's own, about workers and logs
 def test_after_lr_find_the_moments_are_as_before(tmp_path) -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    callback, module = ALRCCallback(), Regression()
+    callback, module = ALRCCallback(num_stddev=3, scale="linear"), Regression()
     trainer = Trainer(
         callbacks=[callback],
         max_epochs=1,
@@ -71,7 +71,7 @@ def test_after_lr_find_the_moments_are_as_before(tmp_path) -> None:
         default_root_dir=tmp_path,
     )
     Tuner(trainer).lr_find(module, num_training=30)
-    assert callback.alrc.to_dict() == ALRC().to_dict()
+    assert callback.alrc.to_dict() == ALRC(num_stddev=3, scale="linear").to_dict()
     trainer.fit(module)
     assert callback.alrc.num_losses == 40
 

@@ -29,7 +29,7 @@ from alrc.torch import ALRC
 def test_the_whole_step_is_that_of_a_plain_loop() -> None:
     net, batches = toy(steps=24)
     plain = copy.deepcopy(net)
-    alrc, reference = ALRC(1.0, 0.9, warmup=2), Reference(1.0, 0.9, warmup=2)
+    alrc, reference = ALRC(1.0, 0.9, warmup=2, scale="linear"), Reference(1.0, 0.9, warmup=2)
     optimizer = torch.optim.SGD(net.parameters(), 0.1)
     scaler = torch.amp.GradScaler("cpu", init_scale=256.0, growth_interval=2)
     norms = []
@@ -82,7 +82,7 @@ def test_beneath_an_active_norm_clip_one_loss_per_batch_gives_the_same_gradient(
 def test_beneath_an_active_norm_clip_moments_and_limit_go_on_as_ever() -> None:
     net, batches = toy(steps=20)
     twin = copy.deepcopy(net)
-    alrc, reference = ALRC(1.0, 0.9, warmup=2), Reference(1.0, 0.9, warmup=2)
+    alrc, reference = ALRC(1.0, 0.9, warmup=2, scale="linear"), Reference(1.0, 0.9, warmup=2)
     for x, y in batches:
         loss = F.mse_loss(net(x), y)
         reference([loss.item()])
@@ -132,7 +132,7 @@ def test_limiting_before_scaling_is_training_without_a_scaler() -> None:
     runs = []
     for enabled in (False, True):
         net, batches = toy(steps=12, dtype=torch.float32)
-        alrc, states, scales = ALRC(1.0, 0.9, warmup=2), [], []
+        alrc, states, scales = ALRC(1.0, 0.9, warmup=2, scale="linear"), [], []
         optimizer = torch.optim.Adam(net.parameters(), 0.01)
         scaler = torch.amp.GradScaler("cpu", init_scale=256.0, growth_interval=3, enabled=enabled)
         for x, y in batches:
@@ -150,7 +150,7 @@ def test_limiting_before_scaling_is_training_without_a_scaler() -> None:
 
 
 def test_limiting_after_scaling_takes_a_new_scale_for_an_outlier() -> None:
-    alrc, reference = ALRC(), Reference()
+    alrc, reference = ALRC(num_stddev=3, scale="linear"), Reference()
     weight = torch.zeros((), requires_grad=True)
     optimizer = torch.optim.SGD([weight], 0.0)
     scaler = torch.amp.GradScaler("cpu", init_scale=256.0, growth_interval=40)
@@ -169,7 +169,7 @@ def test_limiting_after_scaling_takes_a_new_scale_for_an_outlier() -> None:
     assert f"{factors[41]:.2f}" == "0.72"  # the first 1.25 after the scale has doubled
     assert "0.72 of its gradient" in PROSE
     assert alrc.num_clipped > 10
-    assert after(CALM * 50, ALRC()).num_clipped == 0  # right
+    assert after(CALM * 50, ALRC(num_stddev=3, scale="linear")).num_clipped == 0  # right
 
 
 def test_a_constant_scale_is_harmless_with_the_automatic_start_only() -> None:
@@ -226,7 +226,7 @@ def test_the_decay_counts_calls_so_its_kth_root_remembers_as_many_steps() -> Non
 
 
 def test_dividing_first_takes_a_shorter_last_group_for_an_outlier() -> None:
-    wrong, right = ALRC(), ALRC()
+    wrong, right = ALRC(num_stddev=3, scale="linear"), ALRC(num_stddev=3, scale="linear")
     groups = [4] * 10 + [1]  # 41 batches
     for size in groups:
         for value, _ in zip(CALM * 2, range(size), strict=False):

@@ -31,8 +31,11 @@ class FrontEnd:
     # Set where so many calls follow that compiling them pays, for rows that can do either.
     hurry = False
 
+    # What tests say of a row is about the paper's scale, if they name no other.
+    defaults: dict[str, Any] = {"num_stddev": 3.0, "scale": "linear"}
+
     def __init__(self, **settings: Any) -> None:
-        self.settings = Settings(**settings)
+        self.settings = Settings(**{**self.defaults, **settings})
 
     def __call__(
         self, losses: Sequence[float], mask: Mask = None, dtype: str = "float32"
@@ -157,7 +160,7 @@ class TorchModule(Torch):
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
-        self.module = ALRC(**settings)
+        self.module = ALRC(**{**self.defaults, **settings})
         self.call = self.module
         self.kept = self.module.state_dict
 

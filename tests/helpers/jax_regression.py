@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-OPTIONS = {"decay": 0.9, "warmup": 5}
+OPTIONS = {"num_stddev": 3, "scale": "linear", "decay": 0.9, "warmup": 5}
 
 
 def regression(steps: int = 40) -> tuple[np.ndarray, np.ndarray]:

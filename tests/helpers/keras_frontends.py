@@ -21,7 +21,7 @@ class Keras(FrontEnd):
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
         self.number = next(self.numbers)
-        self._run(_make, settings)
+        self._run(_make, {**self.defaults, **settings})
 
     def _run(self, function: Any, *args: Any) -> Any:
         return run(self.backend, function, self.number, *args)

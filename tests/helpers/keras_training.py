@@ -13,8 +13,8 @@ from reference import Reference
 from alrc.keras import ALRC, ALRCMixin, ALRCModel
 
 backend = keras.backend.backend
-SETTINGS = {"num_stddev": 1.0, "decay": 0.9, "warmup": 3}
-START = {"mu1_start": 1.0, "mu2_start": 2.0}  # limit 4
+SETTINGS = {"scale": "linear", "num_stddev": 1.0, "decay": 0.9, "warmup": 3}
+START = {"num_stddev": 3, "scale": "linear", "mu1_start": 1.0, "mu2_start": 2.0}  # limit 4
 RATE, BATCH = 0.01, 8
 
 

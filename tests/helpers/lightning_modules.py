@@ -18,7 +18,7 @@ from alrc.torch import ALRC
 
 # Lightning 2.6 asks PyTorch 2.13's pytree in a way that this one deprecates.
 QUIET_PYTREE = r"ignore:`isinstance\(treespec, LeafSpec\)`:FutureWarning"
-SETTINGS = {"num_stddev": 1.0, "decay": 0.9, "warmup": 3}
+SETTINGS = {"scale": "linear", "num_stddev": 1.0, "decay": 0.9, "warmup": 3}
 QUIET = {
     "accelerator": "cpu",
     "logger": False,

@@ -17,7 +17,7 @@ from lightning.pytorch.loggers import CSVLogger
 from alrc.integrations.lightning import ALRCCallback
 from alrc.torch import ALRC
 
-SETTINGS = {"num_stddev": 1.0, "decay": 0.9, "warmup": 3}
+SETTINGS = {"scale": "linear", "num_stddev": 1.0, "decay": 0.9, "warmup": 3}
 LEARNING_RATE, ACCUMULATED, LOGGED = 0.05, 2, 3
 ONE_EPOCH = {
     "max_epochs": 1,

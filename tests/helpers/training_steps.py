@@ -11,7 +11,12 @@ from alrc.torch import ALRC
 
 PAGE = (Path(__file__).parents[2] / "docs/interplay.md").read_text()
 PROSE = " ".join(PAGE.split())
-START = {"mu1_start": 1.0, "mu2_start": 2.0}  # mean 1, standard deviation 1, limit 4
+START = {
+    "num_stddev": 3,
+    "scale": "linear",
+    "mu1_start": 1.0,
+    "mu2_start": 2.0,
+}  # mean 1, standard deviation 1, limit 4
 CALM = [0.75, 1.25]  # over and over: mean 1, standard deviation 0.25, limit 1.75
 F32 = 2e-6  # some roundings of float32, relative
 LIMIT = 2e-5  # what docs/guarantees.md promises of a limit, whose state is float32

@@ -11,7 +11,7 @@ from torch import nn
 
 from alrc.integrations.loggers import Spike
 
-START = {"mu1_start": 1.0, "mu2_start": 2.0}  # limit 4
+START = {"num_stddev": 3, "scale": "linear", "mu1_start": 1.0, "mu2_start": 2.0}  # limit 4
 OUTLIERS = {(23, 2), (23, 5), (40, 0), (57, 7)}  # step, and place in its batch of 8
 BROKEN = {(31, 3): math.nan, (44, 1): math.inf}
 STEPS = 60

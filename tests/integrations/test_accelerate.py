@@ -14,7 +14,13 @@ from torch.utils.tensorboard import SummaryWriter
 
 from alrc.torch import ALRC
 
-SETTINGS = {"num_stddev": 1.0, "decay": 0.8, "mu1_start": 12.0, "mu2_start": 200.0}
+SETTINGS = {
+    "scale": "linear",
+    "num_stddev": 1.0,
+    "decay": 0.8,
+    "mu1_start": 12.0,
+    "mu2_start": 200.0,
+}
 NAMES = ("mean", "variance", "num_updates", "num_losses", "num_clipped", "num_nonfinite")
 
 

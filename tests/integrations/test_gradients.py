@@ -11,7 +11,7 @@ from alrc.integrations.gradients import hang_gradient, limit_gradient
 from alrc.integrations.scalars import Kept, scalars
 from alrc.torch import ALRC
 
-SETTINGS = {"num_stddev": 1.5, "decay": 0.9, "warmup": 3}
+SETTINGS = {"scale": "linear", "num_stddev": 1.5, "decay": 0.9, "warmup": 3}
 
 
 def limited(alrc, loss, scale=1.0):
@@ -56,7 +56,9 @@ def test_a_loss_whose_own_hook_runs_the_real_backward_pass_is_limited(limit) -> 
         (weight * 4 * gradient).backward()
 
     loss.register_hook(backward)
-    loss, seen = limit(ALRC(mu1_start=1.0, mu2_start=2.0), loss)  # limit 4
+    loss, seen = limit(
+        ALRC(mu1_start=1.0, mu2_start=2.0, num_stddev=3, scale="linear"), loss
+    )  # limit 4
     loss.backward()
     assert (seen.factor, weight.grad) == (0.5, 2.0)
 
@@ -64,7 +66,7 @@ def test_a_loss_whose_own_hook_runs_the_real_backward_pass_is_limited(limit) -> 
 @WAYS
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 def test_a_loss_of_any_dtype_is_seen_in_float32_at_least(limit, dtype) -> None:
-    alrc = ALRC(mu1_start=1.0, mu2_start=2.0)  # limit 4
+    alrc = ALRC(mu1_start=1.0, mu2_start=2.0, num_stddev=3, scale="linear")  # limit 4
     leaf = torch.tensor(16.0, dtype=dtype, requires_grad=True)
     loss, seen = limit(alrc, leaf)
     loss.backward()
@@ -75,7 +77,7 @@ def test_a_loss_of_any_dtype_is_seen_in_float32_at_least(limit, dtype) -> None:
 
 @WAYS
 def test_a_loss_without_gradient_moves_the_moments_alone(limit) -> None:
-    alrc = ALRC(mu1_start=1.0, mu2_start=2.0)
+    alrc = ALRC(mu1_start=1.0, mu2_start=2.0, num_stddev=3, scale="linear")
     with torch.no_grad():
         _, seen = limit(alrc, torch.tensor(8.0))
     assert (seen.factor, alrc.num_clipped) == (0.5, 1)
@@ -83,7 +85,7 @@ def test_a_loss_without_gradient_moves_the_moments_alone(limit) -> None:
 
 @WAYS
 def test_evaluation_and_a_nan_change_nothing(limit) -> None:
-    alrc = ALRC(mu1_start=1.0, mu2_start=2.0)
+    alrc = ALRC(mu1_start=1.0, mu2_start=2.0, num_stddev=3, scale="linear")
     before = alrc.to_dict()
     assert limit(alrc.eval(), torch.tensor(8.0, requires_grad=True))[1].factor == 1.0
     assert alrc.to_dict() == before
@@ -94,7 +96,7 @@ def test_evaluation_and_a_nan_change_nothing(limit) -> None:
 @pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf, -0.0])
 def test_the_reported_value_is_the_losses_own_whatever_it_is(loss) -> None:
     raw = torch.tensor(loss, requires_grad=True)
-    out, _ = limit_gradient(ALRC(), raw)
+    out, _ = limit_gradient(ALRC(num_stddev=3, scale="linear"), raw)
     assert out.view(torch.int32) == raw.view(torch.int32)
 
 
@@ -107,8 +109,14 @@ def test_kept_is_the_limited_over_the_raw_sum_since_the_last_look() -> None:
 
 
 def test_scalars_are_the_state_by_name() -> None:
-    alrc = ALRC(mu1_start=1.0, mu2_start=2.0)
-    assert [x.item() for x in scalars(ALRC()).values()] == [math.inf, 0.0, 0.0, 0.0, 0.0]
+    alrc = ALRC(mu1_start=1.0, mu2_start=2.0, num_stddev=3, scale="linear")
+    assert [x.item() for x in scalars(ALRC(num_stddev=3, scale="linear")).values()] == [
+        math.inf,
+        0.0,
+        0.0,
+        0.0,
+        0.0,
+    ]
     for loss in (1.0, 8.0, math.nan, 2.0):
         alrc(torch.tensor(loss, requires_grad=True))
     shown = {name: x.item() for name, x in scalars(alrc).items()}
@@ -123,7 +131,10 @@ def test_scalars_are_the_state_by_name() -> None:
 
 def test_the_names_of_the_former_module_go_on() -> None:
     loss = torch.tensor(8.0, requires_grad=True)
-    assert root.limit_gradient(ALRC(mu1_start=1.0, mu2_start=2.0), loss) == 0.5
+    assert (
+        root.limit_gradient(ALRC(mu1_start=1.0, mu2_start=2.0, num_stddev=3, scale="linear"), loss)
+        == 0.5
+    )
     loss.backward()
     assert loss.grad == 0.5
     assert root.scalars is scalars

@@ -101,11 +101,19 @@ def test_lightning_is_handed_metrics_only_at_the_steps_it_logs(tmp_path) -> None
             super().log_dict(*arguments, **options)
 
     logger = CSVLogger(tmp_path, name="", version="")
-    fit(Noting(), ALRCCallback(), logger=logger, log_every_n_steps=5)
+    fit(Noting(), ALRCCallback(num_stddev=3, scale="linear"), logger=logger, log_every_n_steps=5)
     assert steps == [5, 10, 15, 20, 25, 30]
     assert [row["step"] for row in logged(tmp_path)] == [4, 9, 14, 19, 24, 29]
-    fit(Noting(), ALRCCallback(), max_epochs=1, log_every_n_steps=5)  # without a logger
-    fit(Noting(), ALRCCallback(), max_epochs=1, logger=logger, log_every_n_steps=0)
+    fit(
+        Noting(), ALRCCallback(num_stddev=3, scale="linear"), max_epochs=1, log_every_n_steps=5
+    )  # without a logger
+    fit(
+        Noting(),
+        ALRCCallback(num_stddev=3, scale="linear"),
+        max_epochs=1,
+        logger=logger,
+        log_every_n_steps=0,
+    )
     assert len(steps) == 6
 
 
@@ -116,7 +124,7 @@ def test_the_last_step_of_a_run_that_is_stopped_is_logged(tmp_path) -> None:
             return super().training_step(batch, batch_idx)
 
     logger = CSVLogger(tmp_path, name="", version="")
-    callback = ALRCCallback()
+    callback = ALRCCallback(num_stddev=3, scale="linear")
     fit(Stopping(), callback, logger=logger, log_every_n_steps=5, max_epochs=1)
     rows = logged(tmp_path)
     assert [row["step"] for row in rows] == [4, 6]
@@ -155,7 +163,7 @@ def test_a_loss_that_is_not_there_at_the_steps_that_are_logged_is_logged(tmp_pat
                 self.manual_backward(loss, retain_graph=True)
                 optimizer.step()
 
-    callback, losses = ALRCCallback(name="rare", backward=1), []
+    callback, losses = ALRCCallback(name="rare", backward=1, num_stddev=3, scale="linear"), []
     logger = CSVLogger(tmp_path, name="", version="")
     fit(Alternating(), callback, logger=logger, log_every_n_steps=5, max_epochs=1)
     rows = logged(tmp_path)
@@ -166,7 +174,10 @@ def test_a_loss_that_is_not_there_at_the_steps_that_are_logged_is_logged(tmp_pat
 
 
 def test_two_callbacks_log_under_their_names(tmp_path) -> None:
-    callbacks = [ALRCCallback(name=name, backward=k) for k, name in enumerate(("one", "two"))]
+    callbacks = [
+        ALRCCallback(name=name, backward=k, num_stddev=3, scale="linear")
+        for k, name in enumerate(("one", "two"))
+    ]
     logger = CSVLogger(tmp_path, name="", version="")
     fit(TwoLosses(), *callbacks, logger=logger, log_every_n_steps=4, max_epochs=1)
     rows = logged(tmp_path)
@@ -185,7 +196,13 @@ def test_metrics_are_logged_where_lightning_knows_no_batch_size(tmp_path) -> Non
             return self.loss(next(dataloader_iter)[0])
 
     logger = CSVLogger(tmp_path, name="", version="")
-    fit(Iterating(), ALRCCallback(), logger=logger, log_every_n_steps=8, max_epochs=1)
+    fit(
+        Iterating(),
+        ALRCCallback(num_stddev=3, scale="linear"),
+        logger=logger,
+        log_every_n_steps=8,
+        max_epochs=1,
+    )
     assert [row["step"] for row in logged(tmp_path)] == [7, 15]
 
 
@@ -209,7 +226,7 @@ def test_no_number_is_read_from_a_device() -> None:
             log_dict=lambda values, **_: metrics.update(values),
             named_modules=list,
         )
-        callback = ALRCCallback()
+        callback = ALRCCallback(num_stddev=3, scale="linear")
         callback.on_fit_start(trainer, module)
         for _ in range(2):
             weight = torch.ones((), requires_grad=True)

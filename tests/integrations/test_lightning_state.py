@@ -49,27 +49,30 @@ def test_resumed_training_is_bit_for_bit_the_uninterrupted_run(step, tmp_path) -
 
 
 def test_a_checkpoint_loads_with_weights_only_and_holds_each_callback(tmp_path) -> None:
-    callbacks = [ALRCCallback(name="a", backward=0), ALRCCallback(name="b", backward=1)]
+    callbacks = [
+        ALRCCallback(name="a", backward=0, num_stddev=3, scale="linear"),
+        ALRCCallback(name="b", backward=1, num_stddev=3, scale="linear"),
+    ]
     trainer = fit(TwoLosses(), *callbacks)
     trainer.save_checkpoint(tmp_path / "both.ckpt")
     states = torch.load(tmp_path / "both.ckpt", weights_only=True)["callbacks"]
     assert list(states) == ["ALRCCallback[name=a]", "ALRCCallback[name=b]"]
     for callback, state in zip(callbacks, states.values(), strict=True):
-        fresh = ALRCCallback(name="c")
+        fresh = ALRCCallback(name="c", num_stddev=3, scale="linear")
         fresh.load_state_dict(state)
         assert fresh.alrc.to_dict() == callback.alrc.to_dict()
     assert callbacks[0].alrc.mean != callbacks[1].alrc.mean
 
 
 def test_a_saved_state_does_not_move_on_with_the_training() -> None:
-    callback = ALRCCallback(mu1_start=1.0, mu2_start=2.0)
+    callback = ALRCCallback(mu1_start=1.0, mu2_start=2.0, num_stddev=3, scale="linear")
     state = callback.state_dict()
     callback.alrc(torch.tensor(3.0))
     assert (state["mean"], state["num_losses"]) == (1.0, 0)
 
 
 def test_a_damaged_state_is_refused_in_words() -> None:
-    callback = ALRCCallback()
+    callback = ALRCCallback(num_stddev=3, scale="linear")
     state = {**callback.state_dict(), "mean": torch.tensor(math.nan)}
     with pytest.raises(RuntimeError) as error:
         callback.load_state_dict(state)
@@ -283,14 +286,14 @@ def test_moments_that_came_in_shared_memory_are_not_moved_there(monkeypatch) -> 
 
 
 def test_one_process_starts_no_collectives_even_after_many_did() -> None:
-    callback = ALRCCallback()
+    callback = ALRCCallback(num_stddev=3, scale="linear")
     callback.alrc.sync = True
     fit(Regression(), callback, max_epochs=1)
     assert callback.alrc.sync is False
 
 
 def test_the_moments_go_to_the_device_of_the_training() -> None:
-    callback = ALRCCallback()
+    callback = ALRCCallback(num_stddev=3, scale="linear")
     strategy = SimpleNamespace(root_device=torch.device("meta"))
     trainer = SimpleNamespace(strategy=strategy, world_size=1, callbacks=[callback])
     callback.on_fit_start(trainer, Regression())

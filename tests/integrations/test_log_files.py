@@ -68,7 +68,7 @@ def test_a_file_with_other_columns_is_refused_in_words_and_left_alone(tmp_path) 
     log({"a": 3.0, "b": 4.0}, step=10)
     with pytest.raises(ValueError, match="must have the columns step, a, c; it has step, a, b"):
         log({"a": 3.0, "c": 4.0}, step=15)
-    alrc = ALRC()
+    alrc = ALRC(num_stddev=3, scale="linear")
     watch = Watch(alrc, spikes=path, every=1)
     with pytest.raises(ValueError, match=r"^Watch: .* must have the columns step, rank, index, "):
         alrc(torch.tensor(1.0))

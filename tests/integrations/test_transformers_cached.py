@@ -11,7 +11,13 @@ from torch import nn
 from alrc.integrations.transformers import ALRCTrainerMixin
 from alrc.torch import ALRC
 
-LIMITING = {"num_stddev": 0.5, "decay": 0.8, "mu1_start": 9.0, "mu2_start": 100.0}
+LIMITING = {
+    "scale": "linear",
+    "num_stddev": 0.5,
+    "decay": 0.8,
+    "mu1_start": 9.0,
+    "mu2_start": 100.0,
+}
 
 
 def examples():
@@ -103,7 +109,7 @@ def test_a_sequence_of_a_loss_with_cached_gradients_is_refused(tmp_path) -> None
             return {"loss": loss.detach().requires_grad_(), "logits": logits}
 
     data = [{"x": torch.ones(4), "labels": torch.tensor(1)}] * 4
-    alrc = ALRC()
+    alrc = ALRC(num_stddev=3, scale="linear")
     options = {"alrc_per": "sequence"}
     trainer = build("mixin", tmp_path, alrc, Model(), data, options=options)
     before = copy.deepcopy(alrc.to_dict())

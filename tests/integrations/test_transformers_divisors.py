@@ -104,7 +104,7 @@ def test_what_is_seen_is_what_the_model_returns_for_a_micro_batch_alone(
 ) -> None:
     make, data = MODELS[name]
     torch.manual_seed(0)
-    model, alrc = make(), ALRC()
+    model, alrc = make(), ALRC(num_stddev=3, scale="linear")
     seen = notes_of(alrc)
     options = {"gradient_accumulation_steps": 3, "max_steps": 2}
     build(kind, tmp_path, alrc, model, data, learning_rate=0.0, **options).train()
@@ -149,7 +149,11 @@ def mean_of_the_batch(outputs, labels, num_items_in_batch=None):
 
 
 def test_the_mixin_sees_the_mean_of_a_function_that_leaves_the_number_unused(tmp_path) -> None:
-    model, data, alrc = language_model(), sequences(), ALRC(mu1_start=3.1, mu2_start=9.7)
+    model, data, alrc = (
+        language_model(),
+        sequences(),
+        ALRC(mu1_start=3.1, mu2_start=9.7, num_stddev=3, scale="linear"),
+    )
     expected = [mean_of_the_batch(model(d["input_ids"]), d["labels"]).item() for d in twos(data)]
     seen = notes_of(alrc)
     options = {"compute_loss_func": mean_of_the_batch}
@@ -176,7 +180,7 @@ def test_a_number_that_is_used_elsewhere_has_not_divided_the_loss(tmp_path) -> N
     class Mixed(ALRCTrainerMixin, Counting):
         pass
 
-    model, data, alrc = language_model(), sequences(), ALRC()
+    model, data, alrc = language_model(), sequences(), ALRC(num_stddev=3, scale="linear")
     expected = [mean_of_the_batch(model(d["input_ids"]), d["labels"]).item() for d in twos(data)]
     seen = notes_of(alrc)
     given = {"gradient_accumulation_steps": 2, "learning_rate": 0.0, "max_steps": 2}
@@ -189,7 +193,11 @@ def read_as_a_number(outputs, labels, num_items_in_batch=None):
 
 
 def test_a_number_that_is_read_is_taken_for_the_divisor_and_warned_about(tmp_path) -> None:
-    model, data, alrc = language_model(), sequences(), ALRC(mu1_start=3.1, mu2_start=9.7)
+    model, data, alrc = (
+        language_model(),
+        sequences(),
+        ALRC(mu1_start=3.1, mu2_start=9.7, num_stddev=3, scale="linear"),
+    )
     expected = [mean_of_the_batch(model(d["input_ids"]), d["labels"]).item() for d in twos(data)]
     seen = notes_of(alrc)
     options = {"compute_loss_func": read_as_a_number}
@@ -211,7 +219,7 @@ def test_what_a_trainer_states_of_its_loss_is_believed(stated, tmp_path) -> None
     class Stating(MixedTrainer):
         loss_is_scaled_for_ga = stated
 
-    alrc = ALRC()
+    alrc = ALRC(num_stddev=3, scale="linear")
     seen = notes_of(alrc)
     trainer = build("mixin", tmp_path, alrc, language_model(), sequences(), base=Stating)
     inputs = stack(sequences()[:2])
@@ -247,7 +255,7 @@ def test_a_compiled_model_is_seen_as_the_same_one_that_is_not_compiled(
     records = []
     for compiled in ({}, {"torch_compile": True, "torch_compile_backend": "aot_eager"}):
         torch.manual_seed(0)
-        alrc = ALRC(num_stddev=0.5, decay=0.5, mu1_start=2.0, mu2_start=4.25)
+        alrc = ALRC(num_stddev=0.5, decay=0.5, mu1_start=2.0, mu2_start=4.25, scale="linear")
         given = {"gradient_accumulation_steps": 3, "max_steps": 4, **compiled}
         trainer = build(kind, tmp_path, alrc, Scored(divides), data, **given)
         torch._dynamo.reset()
@@ -267,7 +275,7 @@ def test_the_compiler_is_at_work_again_after_a_training_that_failed(tmp_path) ->
 
     data = [{"x": torch.ones(1), "labels": torch.ones(())}]
     for kind in ("mixin", "callback"):
-        trainer = build(kind, tmp_path, ALRC(), Broken(True), data)
+        trainer = build(kind, tmp_path, ALRC(num_stddev=3, scale="linear"), Broken(True), data)
         with pytest.raises(KeyboardInterrupt):
             trainer.train()
         del trainer

@@ -65,7 +65,7 @@ def test_metrics_arrive_in_the_log_at_logging_steps(kind, tmp_path) -> None:
 
 @BOTH
 def test_the_logged_loss_is_the_last_mean_over_targets(kind, tmp_path) -> None:
-    model, data, alrc = language_model(), sequences(), ALRC()
+    model, data, alrc = language_model(), sequences(), ALRC(num_stddev=3, scale="linear")
     inputs = stack(data[6:8])  # the last of four micro-batches of one step
     logits = model(inputs["input_ids"]).logits
     mean = language_losses(logits, inputs["labels"]).sum().item() / count(inputs["labels"])
@@ -106,7 +106,9 @@ def test_kept_is_the_share_that_the_limits_left_since_the_last_log(kind, tmp_pat
 
 @BOTH
 def test_kept_is_1_where_nothing_was_limited(kind, tmp_path) -> None:
-    trainer = build(kind, tmp_path, ALRC(num_stddev=math.inf), language_model(), sequences())
+    trainer = build(
+        kind, tmp_path, ALRC(num_stddev=math.inf, scale="linear"), language_model(), sequences()
+    )
     trainer.train()
     kept = [log["alrc/kept"] for log in trainer.state.log_history if "alrc/kept" in log]
     assert kept == [1.0] * 6

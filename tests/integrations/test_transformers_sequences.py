@@ -127,7 +127,15 @@ def test_a_sequence_of_which_the_loss_is_unknown_is_refused(got, given, options,
     options = {"alrc_per": "sequence", **options}
     message = refusal(
         ValueError,
-        lambda: build("mixin", tmp_path, ALRC(), language_model(), [], options=options, **given),
+        lambda: build(
+            "mixin",
+            tmp_path,
+            ALRC(num_stddev=3, scale="linear"),
+            language_model(),
+            [],
+            options=options,
+            **given,
+        ),
     )
     assert message == (
         "ALRCTrainerMixin: alrc_per='sequence' needs the model's own loss, because it is computed "
@@ -168,7 +176,9 @@ def test_sequences_without_logits_or_labels_of_classes_are_refused(
 ) -> None:
     model = Returns(lambda weight, *_: {"loss": weight * 2, "logits": logits})
     options = {"alrc_per": "sequence"}
-    trainer = build("mixin", tmp_path, ALRC(), model, sequences(), options=options)
+    trainer = build(
+        "mixin", tmp_path, ALRC(num_stddev=3, scale="linear"), model, sequences(), options=options
+    )
     inputs = {"input_ids": torch.ones(2, 3)} | ({} if labels is None else {"labels": labels})
     message = refusal(ValueError, lambda: trainer.compute_loss(model, inputs))
     assert message == (
@@ -184,7 +194,9 @@ def test_a_loss_that_is_not_the_cross_entropy_of_the_logits_is_refused(tmp_path)
         return {"loss": 2 * functional.cross_entropy(logits, labels), "logits": logits}
 
     options = {"alrc_per": "sequence"}
-    trainer = build("mixin", tmp_path, ALRC(), Returns(double), [], options=options)
+    trainer = build(
+        "mixin", tmp_path, ALRC(num_stddev=3, scale="linear"), Returns(double), [], options=options
+    )
     inputs = {"input_ids": torch.ones(2, 3), "labels": torch.tensor([0, 2])}
     loss = trainer.model(**inputs)["loss"].item()
     message = refusal(ValueError, lambda: trainer.compute_loss(trainer.model.train(), inputs))

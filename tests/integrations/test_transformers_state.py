@@ -96,7 +96,14 @@ def test_the_callback_is_restored_by_the_trainer_too(tmp_path) -> None:
 )
 def test_a_checkpoint_without_moments_is_warned_about(kind, message, tmp_path) -> None:
     arguments = {"max_steps": 2, "save_steps": 2, "save_strategy": "steps"}
-    trainer = build(kind, tmp_path, ALRC(), language_model(), sequences(), **arguments)
+    trainer = build(
+        kind,
+        tmp_path,
+        ALRC(num_stddev=3, scale="linear"),
+        language_model(),
+        sequences(),
+        **arguments,
+    )
     Trainer(trainer.model, trainer.args, train_dataset=sequences()).train()
     trainer.args.max_steps = 4
     folder = str(tmp_path / "checkpoint-2")
@@ -129,7 +136,9 @@ def test_the_moments_are_written_whole_or_not_at_all(tmp_path, monkeypatch) -> N
 
 
 def test_only_the_process_that_saves_writes_the_moments(tmp_path, monkeypatch) -> None:
-    trainer = build("mixin", tmp_path, ALRC(), language_model(), sequences())
+    trainer = build(
+        "mixin", tmp_path, ALRC(num_stddev=3, scale="linear"), language_model(), sequences()
+    )
     monkeypatch.setattr(TrainingArguments, "should_save", property(lambda _: False))
     trainer.save_model(str(tmp_path / "saved"))
     assert not (tmp_path / "saved/alrc.pt").exists()

@@ -47,7 +47,7 @@ def test_the_spike_log_names_exactly_the_planted_examples(tmp_path, settings) ->
 def test_watched_training_is_bit_for_bit_the_unwatched(tmp_path) -> None:
     runs = []
     for watched in (False, True):
-        alrc, net = ALRC(decay=0.98), Net()
+        alrc, net = ALRC(decay=0.98, num_stddev=3, scale="linear"), Net()
         with Watch(alrc, Memory(), every=7, spikes=tmp_path / "spikes.csv") as watch:
             watch = watch if watched else watch.close()
             train(alrc, watch, net=net)
@@ -96,7 +96,7 @@ def test_masked_losses_are_in_neither_log(tmp_path) -> None:
 
 
 def test_an_interval_without_a_loss_that_counts_has_no_mean() -> None:
-    alrc, log = ALRC(), Memory()
+    alrc, log = ALRC(num_stddev=3, scale="linear"), Memory()
     with Watch(alrc, log, every=1):
         alrc(torch.tensor(math.inf))
     assert_same_scalars(log, Oracle().run([([math.inf], {})], every=1)[1])
@@ -105,7 +105,10 @@ def test_an_interval_without_a_loss_that_counts_has_no_mean() -> None:
 
 def test_a_limit_that_rounds_to_the_loss_itself_has_a_row(tmp_path) -> None:
     """In bfloat16, 1.03 is 1.03125: that loss comes back as it came, and its gradient does not."""
-    alrc, log = ALRC(mu1_start=1.0, mu2_start=1.0 + 1e-4), Memory()  # limit: 1.03
+    alrc, log = (
+        ALRC(mu1_start=1.0, mu2_start=1.0 + 1e-4, num_stddev=3, scale="linear"),
+        Memory(),
+    )  # limit: 1.03
     losses = torch.tensor([1.0, 1.03125, 1.0390625, 1.5], dtype=torch.bfloat16, requires_grad=True)
     with Watch(alrc, log, spikes=tmp_path / "spikes.csv"):
         alrc(losses).sum().backward()
@@ -120,7 +123,7 @@ def test_a_limit_that_rounds_to_the_loss_itself_has_a_row(tmp_path) -> None:
 
 @pytest.mark.parametrize("shape", [(), (1,)])
 def test_the_limit_in_a_row_is_to_the_last_bit_what_the_loss_became(tmp_path, shape) -> None:
-    alrc = ALRC(mu1_start=0.1, mu2_start=0.03)
+    alrc = ALRC(mu1_start=0.1, mu2_start=0.03, num_stddev=3, scale="linear")
     loss = torch.full(shape, 8.1, dtype=torch.float64, requires_grad=True)
     with Watch(alrc, spikes=tmp_path / "spikes.csv"):
         limited = alrc(loss)
@@ -131,7 +134,7 @@ def test_the_limit_in_a_row_is_to_the_last_bit_what_the_loss_became(tmp_path, sh
 
 @pytest.mark.parametrize("many", [False, True])
 def test_losses_too_large_for_the_moments_have_rows_like_broken_ones(tmp_path, many) -> None:
-    alrc, log = ALRC(warmup=2), Memory()
+    alrc, log = ALRC(warmup=2, num_stddev=3, scale="linear"), Memory()
     calls = [[1e25], [2.0], [-math.inf], [2.0], [1e25]]
     with Watch(alrc, log, every=2, spikes=tmp_path / "spikes.csv"):
         for losses in calls:
@@ -150,7 +153,7 @@ def test_losses_too_large_for_the_moments_have_rows_like_broken_ones(tmp_path, m
 
 def test_a_gradient_that_float16_holds_is_the_factor_in_the_row(tmp_path) -> None:
     """Facts of the rule: the factor of a raised loss is held where the dtype ends."""
-    alrc = ALRC(mu1_start=1.0, mu2_start=1.01, num_stddev_below=1.0)
+    alrc = ALRC(mu1_start=1.0, mu2_start=1.01, num_stddev_below=1.0, num_stddev=3, scale="linear")
     losses = torch.tensor([2.0**-20], dtype=torch.float16, requires_grad=True)
     with Watch(alrc, spikes=tmp_path / "spikes.csv"):
         alrc(losses).sum().backward()
@@ -187,7 +190,7 @@ def test_a_compiled_step_has_the_logs_of_an_eager_one(tmp_path) -> None:
     runs = []
     for compiled in (False, True):
         torch.manual_seed(0)
-        net, alrc, log = nn.Linear(4, 1), ALRC(decay=0.9, num_stddev=0.5), Memory()
+        net, alrc, log = nn.Linear(4, 1), ALRC(decay=0.9, num_stddev=0.5, scale="linear"), Memory()
         call = torch.compile(loss_of, backend=backend) if compiled else loss_of
         path = tmp_path / f"spikes-{compiled}.csv"
         with Watch(alrc, log, every=7, spikes=path) as watch:

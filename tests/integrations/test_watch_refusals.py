@@ -59,7 +59,7 @@ def test_too_few_keys_are_refused_in_words_and_nothing_moves(tmp_path) -> None:
 @pytest.mark.parametrize("every", [0, -3, 2.5, "100"])
 def test_an_impossible_interval_is_refused_in_words(every) -> None:
     with pytest.raises(ValueError, match=r"^Watch: ") as error:
-        Watch(ALRC(), every=every)
+        Watch(ALRC(num_stddev=3, scale="linear"), every=every)
     assert str(error.value) == (
         f"Watch: every must be a whole number of calls, 1 or more; got {every!r}. Pass every=100."
     )
@@ -67,7 +67,7 @@ def test_an_impossible_interval_is_refused_in_words(every) -> None:
 
 def test_a_log_that_is_no_function_is_refused_in_words() -> None:
     with pytest.raises(TypeError) as error:
-        Watch(ALRC(), "scalars.csv")
+        Watch(ALRC(num_stddev=3, scale="linear"), "scalars.csv")
     assert str(error.value) == (
         "Watch: log must be a function of (scalars, step=...), or several of them in a list; got "
         "'scalars.csv'. Pass to_csv('scalars.csv'), say."
@@ -76,7 +76,7 @@ def test_a_log_that_is_no_function_is_refused_in_words() -> None:
 
 def test_anything_but_the_module_is_refused_in_words() -> None:
     with pytest.raises(TypeError, match=r"^Watch: ") as error:
-        Watch(nn.Sequential(ALRC()))
+        Watch(nn.Sequential(ALRC(num_stddev=3, scale="linear")))
     assert str(error.value) == (
         "Watch: alrc must be the ALRC whose calls are to be logged; got a Sequential. Pass the "
         "ALRC itself, before torch.compile or a wrapper."

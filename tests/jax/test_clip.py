@@ -8,7 +8,7 @@ import pytest
 from alrc import Settings
 from alrc.jax import Moments, clip, init
 
-START = {"mu1_start": 1.0, "mu2_start": 2.0}  # limit 4
+START = {"num_stddev": 3, "scale": "linear", "mu1_start": 1.0, "mu2_start": 2.0}  # limit 4
 jitted = jax.jit(clip, static_argnames=("settings", "axis_name"))
 
 

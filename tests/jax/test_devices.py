@@ -216,7 +216,9 @@ def test_groups_of_explicitly_sharded_losses_equal_those_of_one_device() -> None
 
 
 def test_groups_along_an_axis_and_all_else_pass_where_ranks_may_not_differ() -> None:
-    settings = Settings(num_groups=3, mu1_start=1.0, mu2_start=2.0, decay=0.5)
+    settings = Settings(
+        num_groups=3, mu1_start=1.0, mu2_start=2.0, decay=0.5, num_stddev=3, scale="linear"
+    )
     losses, group = jnp.array([[8.0, 2.0], [1.0, 3.0]]), jnp.array([[0, 1], [1, 1]])
 
     @partial(jax.vmap, axis_name="i", out_axes=(0, None))

@@ -8,7 +8,7 @@ import pytest
 from alrc import Settings
 from alrc.jax import clip, init
 
-START = {"mu1_start": 1.0, "mu2_start": 2.0}  # limit 4
+START = {"num_stddev": 3, "scale": "linear", "mu1_start": 1.0, "mu2_start": 2.0}  # limit 4
 
 
 @pytest.mark.parametrize("num_groups", [100, 128, 300])
@@ -109,7 +109,7 @@ REFUSED = {
 @pytest.mark.parametrize("case", REFUSED)
 def test_a_bad_group_is_refused_in_words(case) -> None:
     num_groups, group, kind, words = REFUSED[case]
-    settings = Settings(num_groups=num_groups)
+    settings = Settings(num_groups=num_groups, num_stddev=3, scale="linear")
     with pytest.raises(kind) as error:
         clip(jnp.ones(2), init(settings), settings, group=group)
     assert str(error.value) == words

@@ -14,7 +14,7 @@ import alrc.torch
 from alrc import Settings
 from alrc.jax import Moments, clip, init, scale_by_alrc
 
-START = {"mu1_start": 1.0, "mu2_start": 2.0}  # limit 4
+START = {"num_stddev": 3, "scale": "linear", "mu1_start": 1.0, "mu2_start": 2.0}  # limit 4
 PLAIN, GROUPED = Settings(**START), Settings(**START, num_groups=3)
 
 
@@ -29,7 +29,7 @@ def test_moments_from_a_checkpoint_are_taken_back_into_their_dtypes() -> None:
 
 
 def test_counts_beyond_int32_neither_fail_nor_wrap() -> None:
-    settings = Settings(warmup=2**31 - 1)
+    settings = Settings(warmup=2**31 - 1, num_stddev=3, scale="linear")
     moments = Moments(jnp.array(1.0), jnp.array(1.0), jnp.array(2**31 - 1))
     clipped, after = clip(2.0, moments, settings)
     assert clipped == 2.0
@@ -97,7 +97,7 @@ def test_what_is_no_moments_is_refused_in_words(case) -> None:
         f"{moments!r}. Start from init, and hand on what each call returns."
     )
     with pytest.raises(TypeError) as error:
-        scale_by_alrc().update(1.0, moments, value=1.0)
+        scale_by_alrc(num_stddev=3, scale="linear").update(1.0, moments, value=1.0)
     assert str(error.value) == (
         "scale_by_alrc: state must be the Moments that init or the last call returned; got "
         f"{moments!r}. Start from init, and hand on what each call returns."

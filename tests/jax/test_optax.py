@@ -11,7 +11,7 @@ from alrc import Settings
 from alrc.jax import Moments, clip, init, scale_by_alrc
 from alrc.rule import KINDS
 
-START = {"mu1_start": 1.0, "mu2_start": 2.0}  # limit 4
+START = {"num_stddev": 3, "scale": "linear", "mu1_start": 1.0, "mu2_start": 2.0}  # limit 4
 
 
 def numbers(moments: Moments) -> list[float]:

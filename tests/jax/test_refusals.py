@@ -20,7 +20,7 @@ def refusal(error: type[Exception], call: Any) -> str:
 
 
 def test_bad_input_is_refused_word_for_word() -> None:
-    settings = Settings()
+    settings = Settings(num_stddev=3, scale="linear")
     moments = init(settings)
     for loss, got in (
         (jnp.array([1, 2]), "int32 of shape (2,)"),
@@ -46,7 +46,7 @@ def test_bad_input_is_refused_word_for_word() -> None:
         "of shape (2,) and losses of shape (3,). Compute one loss per example, before any mean, "
         "or pass jnp.broadcast_to(mask, loss.shape)."
     )
-    transform = scale_by_alrc()
+    transform = scale_by_alrc(num_stddev=3, scale="linear")
     state = transform.init(1.0)
     assert refusal(TypeError, lambda: transform.update(1.0, state)) == (
         "scale_by_alrc: update must be given the loss as value=, because the loss and its limit "
@@ -64,7 +64,11 @@ def test_bad_input_is_refused_word_for_word() -> None:
 
 def test_traced_settings_are_refused_with_the_way_to_have_several() -> None:
     def call(num_stddev):
-        return clip(1.0, init(Settings()), Settings(num_stddev=num_stddev))
+        return clip(
+            1.0,
+            init(Settings(num_stddev=3, scale="linear")),
+            Settings(num_stddev=num_stddev, scale="linear"),
+        )
 
     for transformed in (
         jax.vmap(call),
@@ -82,7 +86,7 @@ def test_traced_settings_are_refused_with_the_way_to_have_several() -> None:
 
 
 def test_masks_that_are_no_weights_are_refused_and_extreme_ones_held() -> None:
-    settings = Settings(mu1_start=1.0, mu2_start=2.0, decay=0.5)
+    settings = Settings(mu1_start=1.0, mu2_start=2.0, decay=0.5, num_stddev=3, scale="linear")
     message = refusal(TypeError, lambda: clip(1.0, init(settings), settings, np.complex64(1j)))
     assert message == (
         "clip: mask must be an array, True or positive where a loss counts; got np.complex64(1j). "
@@ -98,7 +102,7 @@ def test_masks_that_are_no_weights_are_refused_and_extreme_ones_held() -> None:
 def test_missing_optax_is_named_with_its_remedy(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "optax", None)
     with pytest.raises(ModuleNotFoundError) as error:
-        scale_by_alrc()
+        scale_by_alrc(num_stddev=3, scale="linear")
     assert str(error.value) == (
         "alrc.jax.scale_by_alrc needs optax, which is not installed here. Install it with: "
         'pip install "alrc[jax]"'

@@ -12,7 +12,7 @@ from jax.experimental import checkify
 from alrc import Settings
 from alrc.jax import Moments, clip, init
 
-START = {"mu1_start": 1.0, "mu2_start": 2.0}  # limit 4
+START = {"num_stddev": 3, "scale": "linear", "mu1_start": 1.0, "mu2_start": 2.0}  # limit 4
 jitted = jax.jit(clip, static_argnames=("settings", "axis_name"))
 
 
@@ -21,7 +21,7 @@ def numbers(moments: Moments) -> list[float]:
 
 
 def test_the_second_call_compiles_nothing() -> None:
-    settings, traces = Settings(), []
+    settings, traces = Settings(num_stddev=3, scale="linear"), []
 
     @jax.jit
     def call(x, moments):
@@ -36,7 +36,7 @@ def test_the_second_call_compiles_nothing() -> None:
 
 
 def test_vmap_over_an_ensemble_equals_a_loop() -> None:
-    settings = Settings(warmup=3, num_stddev=1.0)
+    settings = Settings(warmup=3, num_stddev=1.0, scale="linear")
     losses = np.random.default_rng(0).lognormal(size=(30, 5, 4)).astype(np.float32)
     together = jax.vmap(lambda _: init(settings))(jnp.arange(5))
     apart = [init(settings) for _ in range(5)]
@@ -54,7 +54,7 @@ def test_vmap_over_an_ensemble_equals_a_loop() -> None:
 
 
 def test_models_with_settings_of_their_own_are_limited_in_one_call_by_a_switch() -> None:
-    several = [Settings(num_stddev=n, decay=0.5, **START) for n in (1.0, 2.0, 3.0)]
+    several = [Settings(**{**START, "num_stddev": n}, decay=0.5) for n in (1.0, 2.0, 3.0)]
 
     @jax.jit
     @partial(jax.vmap, in_axes=(0, None, 0))
@@ -90,7 +90,7 @@ def test_gradients_per_example_equal_those_of_the_batch() -> None:
 
 
 def test_scan_equals_a_loop_at_every_step() -> None:
-    settings = Settings(num_stddev=1.0, decay=0.9)
+    settings = Settings(num_stddev=1.0, decay=0.9, scale="linear")
     losses = np.asarray([batch for batch, _ in stream(calls=60, masked=False)], np.float32)
 
     @jax.jit

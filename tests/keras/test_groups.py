@@ -109,13 +109,13 @@ GROUPS_REFUSED = {
 def test_a_bad_group_is_refused_in_words(case) -> None:
     num_groups, group, kind, words = GROUPS_REFUSED[case]
     with pytest.raises(kind, match="group") as error:
-        ALRC(num_groups=num_groups)(ops.ones(2), group=group)
+        ALRC(num_groups=num_groups, num_stddev=3, scale="linear")(ops.ones(2), group=group)
     assert words in str(error.value)  # Keras adds the arguments of the call
 
 
 @in_each_backend
 def test_fit_refuses_groups_in_words() -> None:
-    model = ALRCModel(network(), ALRC(num_groups=2))
+    model = ALRCModel(network(), ALRC(num_groups=2, num_stddev=3, scale="linear"))
     model.compile("sgd", "mse", run_eagerly=True)
     with pytest.raises(ValueError, match=r"fit\(\) has no place for it"):
         model.train_on_batch(*(each[:BATCH] for each in data()))

@@ -36,7 +36,7 @@ def test_examples_of_weight_0_and_masked_steps_do_not_count() -> None:
     np.testing.assert_allclose(got["mean"], losses.mean(), rtol=1e-5)
 
     tokens = keras.Sequential([keras.layers.Masking(), keras.layers.Dense(1)])
-    model = ALRCModel(tokens, ALRC())
+    model = ALRCModel(tokens, ALRC(num_stddev=3, scale="linear"))
     model.compile(loss=keras.losses.MeanSquaredError(reduction="none"), run_eagerly=True)
     x = np.ones((2, 4, 3), "float32")
     x[0, 2:] = 0.0  # masked steps
@@ -48,7 +48,7 @@ def test_examples_of_weight_0_and_masked_steps_do_not_count() -> None:
 def test_the_losses_of_several_outputs_are_added_for_each_example() -> None:
     inputs = keras.Input((3,))
     outputs = [keras.layers.Dense(1, kernel_initializer="zeros")(inputs) for _ in range(2)]
-    model = ALRCModel(keras.Model(inputs, outputs), ALRC())
+    model = ALRCModel(keras.Model(inputs, outputs), ALRC(num_stddev=3, scale="linear"))
     loss = [keras.losses.MeanSquaredError(reduction="none") for _ in range(2)]
     model.compile(keras.optimizers.SGD(RATE), loss)
     x, y = data(1)

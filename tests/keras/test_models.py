@@ -49,7 +49,7 @@ def test_a_functional_model_keeps_track_of_an_alrc_that_it_gets_later(tmp_path: 
     twin.set_weights(model.get_weights())
     assert twin.alrc.to_dict() == model.alrc.to_dict()
     model.save_weights(tmp_path / "saved.weights.h5")
-    twin.alrc.load_dict(ALRC().to_dict())
+    twin.alrc.load_dict(ALRC(num_stddev=3, scale="linear").to_dict())
     twin.load_weights(tmp_path / "saved.weights.h5")
     assert twin.alrc.to_dict() == model.alrc.to_dict()
 

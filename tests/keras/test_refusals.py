@@ -34,7 +34,9 @@ def test_bad_input_is_refused_in_words() -> None:
         "Pass ops.convert_to_tensor(mask)."
     ) in message
     assert alrc.to_dict() == before
-    assert refusal(ValueError, lambda: ALRC(decay=2)).startswith("ALRC: decay must be")
+    assert refusal(ValueError, lambda: ALRC(decay=2, num_stddev=3, scale="linear")).startswith(
+        "ALRC: decay must be"
+    )
 
     assert refusal(TypeError, lambda: ALRCModel(keras.layers.Dense(1, name="d"))) == (
         "ALRCModel: model must be a keras.Model, which is to be trained; got "
@@ -122,10 +124,10 @@ def test_an_alrc_that_the_model_does_not_keep_track_of_is_refused() -> None:
     class Stack(ALRCMixin, keras.Sequential):
         def __init__(self, layers: Any) -> None:
             super().__init__(layers)
-            self.alrc = ALRC()
+            self.alrc = ALRC(num_stddev=3, scale="linear")
 
     class Beside(ALRCMixin, keras.Model):
-        alrc = ALRC()
+        alrc = ALRC(num_stddev=3, scale="linear")
 
         def __init__(self) -> None:
             super().__init__()
@@ -152,7 +154,7 @@ def test_a_loss_that_holds_the_layer_is_refused_where_its_state_could_not_move()
     class Limited(keras.losses.Loss):
         def __init__(self) -> None:
             super().__init__()
-            self.alrc = ALRC()
+            self.alrc = ALRC(num_stddev=3, scale="linear")
 
         def call(self, y_true: Any, y_pred: Any) -> Any:
             return self.alrc(ops.mean(ops.square(y_true - y_pred), -1))
@@ -190,7 +192,7 @@ def test_weights_that_are_no_state_are_refused_when_training_starts(name, number
 def test_moments_that_were_cast_are_refused() -> None:
     import torch
 
-    alrc = ALRC()
+    alrc = ALRC(num_stddev=3, scale="linear")
     assert len(list(alrc.parameters())) == 6  # from here on PyTorch knows of them
     alrc.to(torch.bfloat16)
     assert (

@@ -87,7 +87,9 @@ def test_each_layer_has_a_name_and_counts_of_its_own() -> None:
         def __init__(self) -> None:
             super().__init__()
             self.dense = keras.layers.Dense(1)
-            self.first, self.second = (ALRC(mu1_start=1.0, mu2_start=1.01) for _ in range(2))
+            self.first, self.second = (
+                ALRC(mu1_start=1.0, mu2_start=1.01, num_stddev=3, scale="linear") for _ in range(2)
+            )
 
         def call(self, inputs: Any) -> Any:
             return self.dense(inputs)
@@ -106,7 +108,18 @@ def test_each_layer_has_a_name_and_counts_of_its_own() -> None:
     assert history[f"{first}_num_clipped"] == [4]
     assert history[f"{second}_num_clipped"] == [0]
     inputs = keras.Input((4,))
-    assert len(keras.Model(inputs, [ALRC()(inputs), ALRC()(inputs)]).layers) == 3
+    assert (
+        len(
+            keras.Model(
+                inputs,
+                [
+                    ALRC(num_stddev=3, scale="linear")(inputs),
+                    ALRC(num_stddev=3, scale="linear")(inputs),
+                ],
+            ).layers
+        )
+        == 3
+    )
 
 
 @in_each_backend
@@ -115,8 +128,8 @@ def test_the_counts_of_the_alrc_of_a_model_are_called_alrc_in_every_model() -> N
         def __init__(self, **names: Any) -> None:
             super().__init__()
             self.dense = keras.layers.Dense(1)
-            self.other = ALRC(name=names.get("other"))
-            self.alrc = ALRC(name=names.get("own"))
+            self.other = ALRC(name=names.get("other"), num_stddev=3, scale="linear")
+            self.alrc = ALRC(name=names.get("own"), num_stddev=3, scale="linear")
 
         def call(self, inputs: Any) -> Any:
             return self.dense(inputs)

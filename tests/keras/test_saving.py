@@ -101,7 +101,7 @@ def test_a_file_from_before_layers_had_names_of_their_own_goes_on() -> None:
 
 @in_each_backend
 def test_the_average_of_several_states_is_a_state(tmp_path: Path) -> None:
-    alrc = ALRC()
+    alrc = ALRC(num_stddev=3, scale="linear")
     average = {"mean": 1.5, "variance": 0.25, "num_updates": 20.5, "num_losses": 30.75}
     alrc.load_dict({name: np.array(number) for name, number in average.items()})
     expected = {"num_updates": 20, "num_losses": 30, "num_clipped": 0, "num_nonfinite": 0}

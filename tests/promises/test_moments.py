@@ -44,7 +44,10 @@ def test_float32_state_agrees_with_float64_over_100_000_steps(recency) -> None:
 
     configurations = [(m, r) for m in (1e-6, 1.0, 1e6) for r in (1e-4, 1e-3, 1e-2, 1.0, 10.0)]
     mean, ratio = np.array(configurations).T
-    rng, settings = np.random.default_rng(0), Settings(recency=recency)
+    rng, settings = (
+        np.random.default_rng(0),
+        Settings(recency=recency, num_stddev=3, scale="linear"),
+    )
     sigma = np.sqrt(np.log1p(ratio**2))
     moments = Moments(*(x.expand(len(mean)).clone() for x in init(settings)))
     mu1 = mu2 = np.zeros(len(mean), np.longdouble)

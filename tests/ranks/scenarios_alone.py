@@ -47,10 +47,10 @@ def groups_of_two(rank: int, world: int) -> Any:
     for each in (alrc, twin):
         met(each, call(case, STEPS + 1, rank, world))
         twins.append(each.to_dict())
-    later = ALRC()
+    later = ALRC(num_stddev=3, scale="linear")
     later.sync = other
     refused = [
-        error_of(lambda: ALRC(sync=other)),
+        error_of(lambda: ALRC(sync=other, num_stddev=3, scale="linear")),
         error_of(lambda: later(torch.ones(2, requires_grad=True))),
         error_of(lambda: pickle.dumps(alrc)),
     ]
@@ -168,23 +168,27 @@ def collectives(rank: int, world: int) -> Any:
         return counted.names
 
     with torch.no_grad():
-        without_gradients = count(ALRC(sync=True), given, given[0])
-    switched_on = ALRC()
+        without_gradients = count(ALRC(sync=True, num_stddev=3, scale="linear"), given, given[0])
+    switched_on = ALRC(num_stddev=3, scale="linear")
     switched_on.sync = True
-    switched_off = ALRC(sync=True)
+    switched_off = ALRC(sync=True, num_stddev=3, scale="linear")
     switched_off(given)
     switched_off.sync = False
-    groups = ALRC(num_groups=3, sync=True)
+    groups = ALRC(num_groups=3, sync=True, num_stddev=3, scale="linear")
     return {
-        "a vector, a scalar": count(ALRC(sync=True), given, given[0]),
-        "nothing that counts": count(ALRC(sync=True), empty, nan, Call(nan, none)),
+        "a vector, a scalar": count(ALRC(sync=True, num_stddev=3, scale="linear"), given, given[0]),
+        "nothing that counts": count(
+            ALRC(sync=True, num_stddev=3, scale="linear"), empty, nan, Call(nan, none)
+        ),
         "groups": count(
             groups, Call(given, None, 1), Call(given, None, torch.zeros_like(given).long())
         ),
-        "blocking": count(ALRC(sync=True, async_op=False), given, given[0], empty),
+        "blocking": count(
+            ALRC(sync=True, async_op=False, num_stddev=3, scale="linear"), given, given[0], empty
+        ),
         "switched on later": count(switched_on, given, given[0]),
         "switched off later": count(switched_off, given, given[0]),
-        "not asked for": count(ALRC(), given, given[0], empty, nan),
-        "evaluation": count(ALRC(sync=True).eval(), given, given[0]),
+        "not asked for": count(ALRC(num_stddev=3, scale="linear"), given, given[0], empty, nan),
+        "evaluation": count(ALRC(sync=True, num_stddev=3, scale="linear").eval(), given, given[0]),
         "no_grad": without_gradients,
     }

@@ -125,9 +125,9 @@ def test_a_sync_of_the_wrong_type_is_refused(sync, words) -> None:
         "returned."
     )
     with pytest.raises(TypeError) as error:
-        ALRC(sync=sync)
+        ALRC(sync=sync, num_stddev=3, scale="linear")
     assert str(error.value) == message
-    alrc = ALRC()
+    alrc = ALRC(num_stddev=3, scale="linear")
     alrc.sync = sync
     with pytest.raises(TypeError) as error:
         alrc(torch.ones(2, requires_grad=True))
@@ -154,7 +154,7 @@ def test_without_torch_distributed_sync_changes_nothing() -> None:
 
 def test_a_process_of_many_that_has_no_group_yet_is_refused_in_words(monkeypatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    alrc = ALRC(sync=True)
+    alrc = ALRC(sync=True, num_stddev=3, scale="linear")
     before = alrc.to_dict()
     for losses in (torch.tensor(1.0), torch.tensor([1.0, math.nan])):
         with pytest.raises(RuntimeError) as error:

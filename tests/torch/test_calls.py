@@ -11,7 +11,7 @@ from frontends import gradient_factors
 from alrc import Settings
 from alrc.torch import ALRC, clip, init
 
-START = {"mu1_start": 1.0, "mu2_start": 2.0}  # limit 4
+START = {"num_stddev": 3, "scale": "linear", "mu1_start": 1.0, "mu2_start": 2.0}  # limit 4
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (4,), (2, 3), (2, 0), (1, 2, 1)])
@@ -54,7 +54,7 @@ def test_half_precision_losses_move_the_moments_in_float32() -> None:
     losses = torch.rand(2000).bfloat16()
     exact = losses.double()
     for shape_of in (lambda x: x, lambda x: x[None]):
-        alrc = ALRC()
+        alrc = ALRC(num_stddev=3, scale="linear")
         alrc(shape_of(losses))
         torch.testing.assert_close(alrc.mean.double(), exact.mean(), rtol=1e-6, atol=0.0)
         expected = exact.var(correction=0)
@@ -162,15 +162,15 @@ def test_properties_show_the_moments_and_the_limits() -> None:
     history = [alrc.mu1, alrc.mu2, alrc.threshold]
     alrc(torch.tensor(3.0))
     assert history == [1.0, 2.0, 4.0]  # copies: a list of them is a history
-    assert ALRC().threshold == math.inf
-    assert ALRC().threshold_below == -math.inf
+    assert ALRC(num_stddev=3, scale="linear").threshold == math.inf
+    assert ALRC(num_stddev=3, scale="linear").threshold_below == -math.inf
     assert all(x.dtype == torch.float32 and x.shape == () for x in history)
 
 
 @pytest.mark.parametrize("shape", [(), (3,)])
 def test_threshold_is_exactly_what_the_next_outlier_becomes(shape) -> None:
     torch.manual_seed(0)
-    alrc = ALRC(num_stddev=1.7, decay=0.9, **START)
+    alrc = ALRC(**{**START, "num_stddev": 1.7}, decay=0.9)
     for _ in range(200):
         alrc(torch.rand(shape))
         threshold = alrc.threshold
@@ -178,14 +178,14 @@ def test_threshold_is_exactly_what_the_next_outlier_becomes(shape) -> None:
 
 
 def test_repr_shows_settings_and_the_current_limit() -> None:
-    assert repr(ALRC()) == (
+    assert repr(ALRC(num_stddev=3, scale="linear")) == (
         "ALRC(num_stddev=3, decay=0.999, warmup=10, recency=1, center='zero', threshold=inf)"
     )
-    assert repr(ALRC(2, 0.9, **START, num_stddev_below=1)) == (
+    assert repr(ALRC(**{**START, "num_stddev": 2}, decay=0.9, num_stddev_below=1)) == (
         "ALRC(num_stddev=2, decay=0.9, mu1_start=1, mu2_start=2, num_stddev_below=1, "
         "center='zero', threshold=3)"
     )
-    assert repr(ALRC(device="meta")).endswith("threshold=?)")
+    assert repr(ALRC(device="meta", num_stddev=3, scale="linear")).endswith("threshold=?)")
 
 
 def test_host_and_tensor_path_have_the_same_gradients() -> None:
@@ -198,7 +198,7 @@ def test_host_and_tensor_path_have_the_same_gradients() -> None:
 
 def test_the_module_on_the_host_agrees_with_the_tensor_path_over_20_000_steps() -> None:
     rng = np.random.default_rng(1)
-    alrc, settings = ALRC(), Settings()
+    alrc, settings = ALRC(num_stddev=3, scale="linear"), Settings(num_stddev=3, scale="linear")
     moments = init(settings)
     for loss in torch.from_numpy(rng.lognormal(size=20_000).astype(np.float32)):
         alrc(loss)
@@ -211,7 +211,9 @@ def test_the_module_on_the_host_agrees_with_the_tensor_path_over_20_000_steps() 
 def test_the_warning_about_impossible_starts_points_at_the_line_of_the_call() -> None:
     mu1_start_estimate, mu2_start_estimate = 1 * 3, 1.5 * 3
     with pytest.warns(UserWarning, match="mu2_start") as record:
-        alrc = ALRC(mu1_start=mu1_start_estimate, mu2_start=mu2_start_estimate)
+        alrc = ALRC(
+            mu1_start=mu1_start_estimate, mu2_start=mu2_start_estimate, num_stddev=3, scale="linear"
+        )
     assert [str(warning.message) for warning in record] == [
         "ALRC: mu2_start is the mean squared loss, so it must be at least mu1_start**2 = 9; got "
         "mu1_start=3, mu2_start=4.5. Going on with a variance of 0, which limits most losses until "
@@ -228,7 +230,7 @@ def test_the_warning_about_impossible_starts_points_at_the_line_of_the_call() ->
 
 
 def test_the_threshold_of_modules_that_are_stacked_is_read_under_vmap() -> None:
-    modules = [ALRC(2.0, mu1_start=1.0, mu2_start=float(i + 2)) for i in range(3)]
+    modules = [ALRC(2.0, mu1_start=1.0, mu2_start=float(i + 2), scale="linear") for i in range(3)]
     _, buffers = torch.func.stack_module_state(modules)
     base = copy.deepcopy(modules[0])
 

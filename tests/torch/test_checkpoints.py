@@ -12,13 +12,13 @@ from torch import nn
 from alrc import Settings
 from alrc.torch import ALRC, clip, init
 
-START = {"mu1_start": 1.0, "mu2_start": 2.0}  # limit 4
+START = {"num_stddev": 3, "scale": "linear", "mu1_start": 1.0, "mu2_start": 2.0}  # limit 4
 
 
 def training(seed: int):
     torch.manual_seed(seed)
     net = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1))
-    alrc = ALRC(num_stddev=1.0, decay=0.9)
+    alrc = ALRC(num_stddev=1.0, decay=0.9, scale="linear")
     return net, alrc, torch.optim.Adam(net.parameters(), 0.01)
 
 
@@ -70,11 +70,13 @@ DAMAGED = {
 @pytest.mark.parametrize("case", DAMAGED)
 def test_a_damaged_checkpoint_is_refused_in_words_and_nothing_is_taken_over(case) -> None:
     name, value, problem = DAMAGED[case]
-    model = nn.ModuleDict({"alrc": ALRC(mu1_start=1.0, mu2_start=2.0)})
+    model = nn.ModuleDict(
+        {"alrc": ALRC(mu1_start=1.0, mu2_start=2.0, num_stddev=3, scale="linear")}
+    )
     before = copy.deepcopy(model.state_dict())
-    damaged = ALRC(mu1_start=5.0, mu2_start=26.0).state_dict(prefix="alrc.") | {
-        f"alrc.{name}": value
-    }
+    damaged = ALRC(mu1_start=5.0, mu2_start=26.0, num_stddev=3, scale="linear").state_dict(
+        prefix="alrc."
+    ) | {f"alrc.{name}": value}
     problem = problem or f"finite in float32; got {value.item()}"
     with pytest.raises(RuntimeError) as error:
         model.load_state_dict(damaged)
@@ -88,7 +90,10 @@ def test_a_damaged_checkpoint_is_refused_in_words_and_nothing_is_taken_over(case
 
 
 def test_a_checkpoint_with_only_half_the_state_is_not_taken_over() -> None:
-    alrc, other = ALRC(mu1_start=1.0, mu2_start=2.0), ALRC(mu1_start=5.0, mu2_start=26.0)
+    alrc, other = (
+        ALRC(mu1_start=1.0, mu2_start=2.0, num_stddev=3, scale="linear"),
+        ALRC(mu1_start=5.0, mu2_start=26.0, num_stddev=3, scale="linear"),
+    )
     half = {"mean": other.mean}
     with pytest.raises(RuntimeError, match=r'Missing key.*"variance", "num_updates"'):
         alrc.load_state_dict(half)
@@ -100,7 +105,7 @@ def test_a_checkpoint_with_only_half_the_state_is_not_taken_over() -> None:
 
 
 def test_state_keeps_structure_shapes_dtypes_and_device_for_losses_of_any_dtype_and_shape() -> None:
-    alrc, settings = ALRC(), Settings()
+    alrc, settings = ALRC(num_stddev=3, scale="linear"), Settings(num_stddev=3, scale="linear")
     moments = init(settings)
 
     def structure(state) -> list:
@@ -116,7 +121,7 @@ def test_state_keeps_structure_shapes_dtypes_and_device_for_losses_of_any_dtype_
 
 
 def test_pickle_and_deepcopy_continue_with_the_same_numbers() -> None:
-    alrc = ALRC(mu1_start=1.0, mu2_start=2.0)
+    alrc = ALRC(mu1_start=1.0, mu2_start=2.0, num_stddev=3, scale="linear")
     alrc(torch.tensor(3.0))
     twins = copy.deepcopy(alrc), pickle.loads(pickle.dumps(alrc))
     expected = [alrc(torch.tensor(loss)) for loss in (2.0, 9.0, 9.0)]

@@ -17,7 +17,7 @@ from alrc.torch import ALRC
 needs_compiler = pytest.mark.skipif(
     shutil.which("g++") is None, reason="inductor builds C++ for the CPU, and there is no g++ here"
 )
-START = {"mu1_start": 1.0, "mu2_start": 2.0}  # limit 4
+START = {"num_stddev": 3, "scale": "linear", "mu1_start": 1.0, "mu2_start": 2.0}  # limit 4
 BACKENDS = ["aot_eager", pytest.param("inductor", marks=needs_compiler)]
 
 
@@ -43,7 +43,7 @@ def steps(net, alrc, call, vector: bool, count: int = 60):
 def model():
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
-    alrc = ALRC(decay=0.9, num_stddev=1.0, mu1_start=1.0, mu2_start=1.25)
+    alrc = ALRC(decay=0.9, num_stddev=1.0, mu1_start=1.0, mu2_start=1.25, scale="linear")
     return net, alrc
 
 
@@ -167,7 +167,7 @@ def test_the_second_call_compiles_nothing() -> None:
         graphs.append(graph)
         return graph.forward
 
-    alrc = ALRC()
+    alrc = ALRC(num_stddev=3, scale="linear")
     compiled = torch.compile(alrc, fullgraph=True, backend=backend)
     for value in (1.0, 2.0, float("nan"), 1e9, 0.0) * 5:
         compiled(torch.tensor([value, 1.0]))
@@ -176,7 +176,7 @@ def test_the_second_call_compiles_nothing() -> None:
 
 
 def test_a_mask_compiles_too() -> None:
-    alrc = ALRC(mu1_start=1.0, mu2_start=2.0)
+    alrc = ALRC(mu1_start=1.0, mu2_start=2.0, num_stddev=3, scale="linear")
     eager = copy.deepcopy(alrc)
     compiled = torch.compile(alrc, fullgraph=True, backend="aot_eager")
     loss, mask = torch.tensor([8.0, 9.0, 1.0]), torch.tensor([True, False, True])
@@ -185,7 +185,7 @@ def test_a_mask_compiles_too() -> None:
 
 
 def test_the_threshold_can_be_read_inside_a_graph() -> None:
-    alrc = ALRC(mu1_start=1.0, mu2_start=2.0)
+    alrc = ALRC(mu1_start=1.0, mu2_start=2.0, num_stddev=3, scale="linear")
 
     def call(loss):
         threshold = alrc.threshold
@@ -196,14 +196,14 @@ def test_the_threshold_can_be_read_inside_a_graph() -> None:
 
 
 def test_evaluation_compiles_to_the_identity() -> None:
-    alrc = ALRC(mu1_start=1.0, mu2_start=2.0).eval()
+    alrc = ALRC(mu1_start=1.0, mu2_start=2.0, num_stddev=3, scale="linear").eval()
     compiled = torch.compile(alrc, fullgraph=True, backend="aot_eager")
     assert compiled(torch.tensor([8.0, 1.0])).tolist() == [8.0, 1.0]
     assert alrc.num_updates == 0
 
 
 def test_an_ensemble_compiles_under_vmap() -> None:
-    models = [ALRC(mu1_start=1.0, mu2_start=2.0) for _ in range(3)]
+    models = [ALRC(mu1_start=1.0, mu2_start=2.0, num_stddev=3, scale="linear") for _ in range(3)]
     _, buffers = torch.func.stack_module_state(models)
 
     def call(buffers, losses):

@@ -9,7 +9,7 @@ from torch import nn
 from alrc import Settings
 from alrc.torch import ALRC, Moments, init
 
-START = {"mu1_start": 1.0, "mu2_start": 2.0}  # limit 4
+START = {"num_stddev": 3, "scale": "linear", "mu1_start": 1.0, "mu2_start": 2.0}  # limit 4
 
 
 def test_meta_device_then_to_empty_then_reset_parameters_is_a_fresh_start() -> None:
@@ -23,22 +23,24 @@ def test_meta_device_then_to_empty_then_reset_parameters_is_a_fresh_start() -> N
 
 
 def test_losses_on_the_meta_device_take_the_path_of_accelerators() -> None:
-    alrc = ALRC(device="meta")
+    alrc = ALRC(device="meta", num_stddev=3, scale="linear")
     assert alrc(torch.empty(3, device="meta")).shape == (3,)
 
 
 def test_a_checkpoint_on_the_meta_device_is_not_looked_into() -> None:
-    alrc = ALRC(device="meta")
-    alrc.load_state_dict(ALRC(device="meta").state_dict())
+    alrc = ALRC(device="meta", num_stddev=3, scale="linear")
+    alrc.load_state_dict(ALRC(device="meta", num_stddev=3, scale="linear").state_dict())
     assert alrc.mean.is_meta
 
 
 def test_init_takes_a_device() -> None:
-    assert all(moment.is_meta for moment in init(Settings(), device="meta"))
+    assert all(
+        moment.is_meta for moment in init(Settings(num_stddev=3, scale="linear"), device="meta")
+    )
 
 
 def test_moving_and_casting_at_once_moves_the_state_only() -> None:
-    alrc = ALRC().to("meta", torch.bfloat16)
+    alrc = ALRC(num_stddev=3, scale="linear").to("meta", torch.bfloat16)
     assert all(buffer.is_meta for buffer in alrc.buffers())
     assert alrc.mean.dtype == torch.float32
 
@@ -97,7 +99,9 @@ CASTS = {
 
 @pytest.mark.parametrize("cast", CASTS)
 def test_moments_stay_float32_whatever_is_done_to_the_model(cast) -> None:
-    model = nn.Sequential(nn.Linear(2, 2), ALRC(mu1_start=1 / 3, mu2_start=2 / 3))
+    model = nn.Sequential(
+        nn.Linear(2, 2), ALRC(mu1_start=1 / 3, mu2_start=2 / 3, num_stddev=3, scale="linear")
+    )
     before = {name: x.clone() for name, x in model[1].state_dict().items()}
     alrc = CASTS[cast](model)[1]
     assert model[0].weight.dtype != torch.float32

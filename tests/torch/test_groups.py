@@ -12,7 +12,7 @@ from alrc import Settings, state
 from alrc import jax as alrc_jax
 from alrc.torch import ALRC, clip, init
 
-SETTINGS = {"num_stddev": 1.5, "decay": 0.9, "warmup": 3}
+SETTINGS = {"scale": "linear", "num_stddev": 1.5, "decay": 0.9, "warmup": 3}
 
 
 def stream(calls: int, seed: int = 0) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
@@ -78,7 +78,7 @@ def test_each_group_has_the_state_of_a_module_of_its_own_after_each_call(recency
 
 
 def test_a_group_that_was_never_seen_still_warms_up() -> None:
-    alrc = ALRC(num_groups=3, warmup=4)
+    alrc = ALRC(num_groups=3, warmup=4, num_stddev=3, scale="linear")
     for step in range(20):
         alrc(torch.tensor([1.0, 2.0 + step % 2], requires_grad=True), group=torch.tensor([0, 2]))
     assert alrc.num_updates.tolist() == [20, 0, 20]
@@ -106,7 +106,7 @@ def test_all_losses_of_a_call_can_be_in_one_group() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.uint8])
 def test_group_numbers_of_any_whole_dtype_mean_the_same(dtype) -> None:
-    alrc = ALRC(mu1_start=1.0, mu2_start=2.0, num_groups=3)
+    alrc = ALRC(mu1_start=1.0, mu2_start=2.0, num_groups=3, num_stddev=3, scale="linear")
     values = alrc(
         torch.tensor([9.0, 1.0], requires_grad=True), group=torch.tensor([2, 0]).to(dtype)
     )
@@ -173,10 +173,13 @@ def test_a_saved_state_of_groups_goes_on_bit_for_bit() -> None:
 
 
 def test_the_state_of_another_number_of_groups_is_refused_in_words_and_not_taken_over() -> None:
-    alrc = ALRC(num_groups=2)
+    alrc = ALRC(num_groups=2, num_stddev=3, scale="linear")
     alrc(torch.tensor([1.0, 5.0], requires_grad=True), group=torch.tensor([0, 1]))
     before = alrc.to_dict()
-    for other, got in ((ALRC(num_groups=3), 3), (ALRC(), None)):
+    for other, got in (
+        (ALRC(num_groups=3, num_stddev=3, scale="linear"), 3),
+        (ALRC(num_stddev=3, scale="linear"), None),
+    ):
         with pytest.raises(RuntimeError) as error:
             alrc.load_state_dict(other.state_dict())
         assert str(error.value).partition("\n\t")[2] == (
@@ -185,13 +188,13 @@ def test_the_state_of_another_number_of_groups_is_refused_in_words_and_not_taken
             "checkpoint and load it with strict=False to start afresh."
         )
     with pytest.raises(ValueError, match="saved") as error:
-        alrc.load_dict(ALRC(num_groups=3).to_dict())
+        alrc.load_dict(ALRC(num_groups=3, num_stddev=3, scale="linear").to_dict())
     assert str(error.value) == (
         "ALRC: the saved mean must be a list of 2 numbers, one for each group; got "
         "[0.0, 0.0, 0.0]. Pass the num_groups that the state was saved with."
     )
     with pytest.raises(ValueError, match="saved") as error:
-        ALRC().load_dict(before)
+        ALRC(num_stddev=3, scale="linear").load_dict(before)
     assert str(error.value) == (
         "ALRC: the saved mean must be a number; got [1.0, 5.0]. The state is damaged or not one "
         "of ALRC's: load another, or start afresh."
@@ -203,11 +206,15 @@ def test_the_state_of_another_number_of_groups_is_refused_in_words_and_not_taken
 
 
 def test_a_module_with_groups_shows_them() -> None:
-    assert repr(ALRC(num_groups=5, num_stddev_below=2.0)) == (
+    assert repr(ALRC(num_groups=5, num_stddev_below=2.0, num_stddev=3, scale="linear")) == (
         "ALRC(num_stddev=3, decay=0.999, warmup=10, recency=1, num_stddev_below=2, num_groups=5, "
         "center='zero')"
     )
-    assert ALRC(num_groups=5).mu1.shape == ALRC(num_groups=5).threshold.shape == (5,)
+    assert (
+        ALRC(num_groups=5, num_stddev=3, scale="linear").mu1.shape
+        == ALRC(num_groups=5, num_stddev=3, scale="linear").threshold.shape
+        == (5,)
+    )
 
 
 LOSS = torch.tensor([1.0, 2.0], requires_grad=True)

@@ -11,7 +11,7 @@ from torch.distributed.fsdp import FullyShardedDataParallel, MixedPrecision
 
 from alrc.torch import ALRC, clip, init
 
-START = {"mu1_start": 1.0, "mu2_start": 2.0}  # limit 4
+START = {"num_stddev": 3, "scale": "linear", "mu1_start": 1.0, "mu2_start": 2.0}  # limit 4
 UNSET = "ALRC: its state must be one that training has left, or fresh; got memory that nothing"
 
 
@@ -30,7 +30,7 @@ GARBAGE = {
     "more limited than there were": {"num_clipped": 4},
     # As memory is that was freed: an address, and two halves of another.
     "addresses": {"num_updates": 140_123_456_789_012, "mean": 7e-8, "variance": 3e-41},
-    "all zero": dict.fromkeys(ALRC().state_dict(), 0),
+    "all zero": dict.fromkeys(ALRC(num_stddev=3, scale="linear").state_dict(), 0),
 }
 
 
@@ -77,7 +77,7 @@ def test_to_empty_without_reset_parameters_starts_afresh() -> None:
 
 
 def test_of_a_fresh_state_that_starts_by_itself_nothing_is_said() -> None:
-    alrc = ALRC()
+    alrc = ALRC(num_stddev=3, scale="linear")
     for name in alrc.state_dict():
         setattr(alrc, name, torch.zeros_like(alrc._buffers[name]))
     alrc(torch.tensor(2.0))
@@ -159,7 +159,7 @@ def test_a_setting_cannot_be_changed_and_the_error_says_what_to_do(name) -> None
         f"ALRC: {name} is fixed when it is built, because every call relies on it; got {name} = 5. "
         f"Build another with the settings that you want{state}."
     )
-    new = ALRC(num_stddev=5, **START)
+    new = ALRC(**{**START, "num_stddev": 5})
     new.load_dict(alrc.to_dict())
     assert new.threshold == pytest.approx(alrc.mean.item() + 5 * alrc.variance.sqrt().item())
 

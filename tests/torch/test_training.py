@@ -11,7 +11,7 @@ from torch.func import functional_call, grad, stack_module_state, vmap
 from alrc import Settings
 from alrc.torch import ALRC, clip, init
 
-START = {"mu1_start": 1.0, "mu2_start": 2.0}  # limit 4
+START = {"num_stddev": 3, "scale": "linear", "mu1_start": 1.0, "mu2_start": 2.0}  # limit 4
 
 
 def toy():
@@ -23,7 +23,7 @@ def test_grad_scaler_changes_neither_parameters_nor_moments() -> None:
     states = []
     for enabled in (False, True):
         net, x, y = toy()
-        alrc = ALRC(num_stddev=0.1, warmup=1)
+        alrc = ALRC(num_stddev=0.1, warmup=1, scale="linear")
         optimizer = torch.optim.SGD(net.parameters(), 2.0**-7)
         scaler = torch.amp.GradScaler("cpu", enabled=enabled)
         for rows in range(12):
@@ -40,7 +40,7 @@ def test_grad_scaler_changes_neither_parameters_nor_moments() -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_autocast_gives_the_right_gradients(dtype) -> None:
     net, x, y = toy()
-    alrc = ALRC(mu1_start=1.0, mu2_start=2.0)
+    alrc = ALRC(mu1_start=1.0, mu2_start=2.0, num_stddev=3, scale="linear")
     with torch.autocast("cpu", dtype):
         prediction = net(x)
         raw = (prediction - y.to(dtype)).square().flatten()  # hand-written: half precision
@@ -67,7 +67,7 @@ def test_accumulated_gradients_are_those_of_the_clipped_micro_batches() -> None:
 
 
 def test_clip_under_vmap_of_grad_is_an_ensemble() -> None:
-    settings = Settings(num_stddev=1.0, decay=0.9, **START)
+    settings = Settings(**{**START, "num_stddev": 1.0}, decay=0.9)
     weights, data = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([[1.0, 2.0]] * 3)
 
     def loss_of(weight, x, moments):
@@ -86,7 +86,7 @@ def test_clip_under_vmap_of_grad_is_an_ensemble() -> None:
 class Clipped(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.net, self.alrc = nn.Linear(3, 1), ALRC(num_stddev=0.5, decay=0.9, **START)
+        self.net, self.alrc = nn.Linear(3, 1), ALRC(**{**START, "num_stddev": 0.5}, decay=0.9)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.alrc(self.net(x).square().flatten() * 10).sum()
@@ -139,7 +139,7 @@ def test_a_path_that_is_being_compiled_computes_from_copies_of_the_moments(monke
 
 
 def test_moments_move_under_bfloat16_losses_and_autocast() -> None:
-    alrc = ALRC(mu1_start=1.0, mu2_start=2.0)
+    alrc = ALRC(mu1_start=1.0, mu2_start=2.0, num_stddev=3, scale="linear")
     with torch.autocast("cpu", torch.bfloat16):
         clipped = alrc(torch.tensor([1.5, 9.0], dtype=torch.bfloat16))
     assert clipped.dtype == torch.bfloat16
@@ -149,7 +149,7 @@ def test_moments_move_under_bfloat16_losses_and_autocast() -> None:
 
 
 def test_evaluation_returns_the_very_tensor_and_moves_nothing() -> None:
-    alrc = ALRC(mu1_start=1.0, mu2_start=2.0)
+    alrc = ALRC(mu1_start=1.0, mu2_start=2.0, num_stddev=3, scale="linear")
     before = copy.deepcopy(alrc.state_dict())
     loss = torch.tensor([0.5, 1e9, math.nan], requires_grad=True)
     alrc.eval()

@@ -273,6 +273,11 @@ class ALRC(state.ShowsState, keras.layers.Layer):  # type: ignore[misc, unused-i
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), **dataclasses.asdict(self.settings)}
 
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "ALRC":
+        layer: ALRC = super().from_config({"scale": "linear", **config})  # once the only one
+        return layer
+
 
 def _opaque(moments: Moments) -> Moments:
     """The moments, so that torch.compile cannot compute limits again from the next ones."""
