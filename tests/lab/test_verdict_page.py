@@ -133,16 +133,23 @@ def test_spreadsheets_hold_all_arms_and_workloads(
     assert found["off"].worst == 0
 
 
-def test_readmes_table_has_a_row_for_each_family(
+def test_readmes_table_has_a_row_for_each_part_and_family_with_the_rival_and_the_calm_twin(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     draw_nothing(monkeypatch)
     page(tmp_path, made())
     told = table_rows(tmp_path / "compact")
-    assert [row[0] for row in told] == ["regression", "language"]
-    assert all(row[2] == "`ALRC(recency=4)`" for row in told)
-    assert told[0][3].startswith("-4")
-    assert told[0][5] == "1 broken, 1 calm"
+    assert [row[0] for row in told] == [
+        "regression, targets",
+        "language, words",
+        "regression, words (where large losses are right)",
+    ]
+    linear = "`ALRC(num_stddev=3, recency=4, scale='linear')`"
+    assert all(row[1] == linear for row in told)
+    assert [row[2][:2] for row in told] == ["-4", "-4", "+3"]  # exp(-0.6) - 1, and exp(0.3) - 1
+    assert [row[3][:2] for row in told[:2]] == ["-2", "-2"]  # the norm clip: exp(-0.3) - 1
+    assert all(abs(float(row[4].split("\u00a0")[0])) < 0.5 for row in told[:2])  # the calm twin
+    assert told[2][4] == "-"
     written = rows((tmp_path / "out" / "readme_table.md").read_text())
     assert written[2:] == told
 

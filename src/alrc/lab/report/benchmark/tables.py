@@ -9,11 +9,12 @@ from typing import Any
 from alrc.lab.report.benchmark.choosing import CANDIDATES, GROUPS, Choice, reasons
 from alrc.lab.report.benchmark.compact import PLAIN, Bench, Workload
 from alrc.lab.report.benchmark.decision import Decision
-from alrc.lab.report.benchmark.effects import Effects, Estimate, Which
+from alrc.lab.report.benchmark.effects import Effects, Which
 from alrc.lab.report.benchmark.matrix import ordered
 from alrc.lab.report.benchmark.summaries import Summary
 from alrc.lab.report.benchmark.words import change, effect_words, told
 from alrc.lab.report.markup import Block, Heading, Table, code, plural, text
+from alrc.settings import Settings
 
 __all__ = [
     "README_HEADER",
@@ -28,8 +29,14 @@ __all__ = [
     "tuned_table",
 ]
 
-CHANGES = ("change where it breaks", "change where it is calm")
-README_HEADER = ("your loss", "what breaks it", "your setting", *CHANGES, "workloads")
+NORM_CLIP, RIGHT = "clip-grad-norm", " (where large losses are right)"
+README_HEADER = (
+    "your loss",
+    "your setting",
+    "held-out error",
+    "with the gradient norm clipped at 1",
+    "where nothing breaks it",
+)
 WHICH: tuple[Which, Which] = ("first", "second")
 
 
@@ -199,30 +206,30 @@ def costs_table(bench: Bench) -> Table:
 
 
 def table_rows(effects: Effects, decision: Decision) -> list[list[str]]:
-    """README's table "your loss -> your setting": a row for each family that has broken workloads.
+    """README's table "your loss -> your setting": a row for each part and each family in it.
 
-    The gain is that of the setting over all broken workloads of the family.
+    Its broken workloads together, or its traps, where large losses are right.
     """
     bench, rows = effects.bench, []
-    for family in dict.fromkeys(w.family for w in bench.workloads):
-        broken = bench.of("broken", families=(family,))
+    places = dict.fromkeys((w.part, w.family) for w in bench.workloads)
+    for part, family in places:
+        inside = [w for w in bench.of("broken", "trap", families=(family,)) if w.part == part]
         label = _recommended(decision, family)
-        if not broken or label not in bench.arms:
-            continue
-        calm = bench.of("calm", families=(family,))
-        breaks = dict.fromkeys(
-            str(w.about["breaks"]).rstrip(".") for w in broken if w.about["breaks"]
-        )
-        rows.append(
-            [
-                family,
-                text("; ".join(list(breaks)[:2])) or "-",
-                code(arguments(label)),
-                _of(effects.pooled(label, broken)),
-                _of(effects.pooled(label, calm)),
-                f"{len(broken)} broken, {len(calm)} calm",
-            ]
-        )
+        for kind in ("broken", "trap"):
+            some = [w for w in inside if w.kind == kind]
+            if not some or any(label not in w.runs for w in some):
+                continue
+            twins = {w.about.get("twin") for w in some}
+            calm = [w for w in bench.workloads if w.name in twins and label in w.runs]
+            rows.append(
+                [
+                    f"{family}, {part.replace('-', ' ')}" + RIGHT * (kind == "trap"),
+                    code(arguments(label)),
+                    told(effects.pooled(label, some)),
+                    told(effects.pooled(NORM_CLIP, some)),
+                    told(effects.pooled(label, calm)),
+                ]
+            )
     return rows
 
 
@@ -231,18 +238,24 @@ def _recommended(decision: Decision, family: str) -> str:
     return decision.recommended.get(group, decision.default.label)
 
 
-def _of(estimate: Estimate | None) -> str:
-    return "not measured" if estimate is None else told(estimate)
-
-
 def arguments(label: str) -> str:
     """A setting as a user types it.
 
     Example:
-        >>> arguments("alrc num_stddev=2 recency=4")
-        'ALRC(num_stddev=2, recency=4)'
+        >>> arguments("alrc-log num_stddev=2")
+        'ALRC()'
+        >>> arguments("alrc recency=4")
+        "ALRC(num_stddev=3, recency=4, scale='linear')"
     """
-    c = CANDIDATES[label]
-    words = [f"num_stddev={c.num_stddev:g}"] * (c.num_stddev != 3)
-    words += [f"recency={c.recency:g}"] * (c.recency != 1) + ['scale="log"'] * c.log
+    c, default = CANDIDATES[label], Settings()
+    given = {
+        "num_stddev": float(c.num_stddev),
+        "recency": float(c.recency),
+        "scale": ("linear", "log")[c.log],
+    }
+    words = [
+        f"{name}={x:g}" if isinstance(x, float) else f"{name}={x!r}"
+        for name, x in given.items()
+        if x != getattr(default, name)
+    ]
     return f"ALRC({', '.join(words)})"
