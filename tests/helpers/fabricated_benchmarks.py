@@ -25,6 +25,7 @@ class Made:
         second: The same of the second metric.
         noise: Standard deviation of the logarithm of a run, besides what its seed does to all.
         lost: Seeds of runs that diverged, by label.
+        twin: Its calm twin, if it is broken and has one.
         same: Labels whose runs are those of plain training.
     """
 
@@ -38,6 +39,7 @@ class Made:
     second: Mapping[str, float] | None = None
     lost: Mapping[str, Sequence[int]] = field(default_factory=dict)
     same: Sequence[str] = ()
+    twin: str = ""
     metrics: Sequence[Mapping[str, str]] = (ERROR,)
     level: float = 1.0
 
@@ -48,6 +50,7 @@ class Made:
             "title": f"Title of {self.name}",
             "kind": self.kind,
             "family": self.family,
+            "twin": self.twin,
             "breaks": "Two in a hundred targets are broken.",
             "remedy": "Huber loss.",
             "task": f"{self.family} broken=0.02",
@@ -113,4 +116,4 @@ def fabricate(folder: Path, workloads: Sequence[Made], seed: int = 0) -> Path:
 def pair(made: Made, calm: Mapping[str, float], **others: Any) -> list[Made]:
     """A broken workload and its calm twin."""
     twin = replace(made, name=f"{made.name}-calm", kind="calm", effects=calm, lost={}, **others)
-    return [made, twin]
+    return [replace(made, twin=twin.name), twin]
