@@ -1,4 +1,4 @@
-"""How long the first losses rule the limit, by recency: the tables of docs/start.md.
+"""How long the first losses rule the limit, by scale and recency: the tables of docs/start.md.
 
 Run: python benchmarks/start.py
      python benchmarks/start.py LOG 'loss=([0-9.]+)'   # of a log of yours, one group for the loss
@@ -14,7 +14,11 @@ import numpy as np
 from alrc import Settings, rule
 from alrc.rule import Moments, Summary
 
-RECENCIES = (1, 2, 3, 4, 5, 10)
+# The default, then the paper's scale, by how soon its average forgets.
+SETTINGS = (
+    Settings(),
+    *(Settings(num_stddev=3, scale="linear", recency=c) for c in (1, 2, 3, 4, 5, 10)),
+)
 SEEDS = 20
 CALLS = 12_000
 FALL = np.geomspace(1000, 1, 200)[:, None]  # what the first calm losses are multiplied by
@@ -22,25 +26,29 @@ OUTLIER_AT = 5  # within the ten calls of the warm-up
 AT = (500, 1000, 2000, 5000)
 
 
-def limits_met(losses: np.ndarray, recency: float) -> np.ndarray:
+def limits_met(losses: np.ndarray, settings: Settings) -> np.ndarray:
     """The limit that each loss meets; each column is a training of its own."""
-    settings = Settings(recency=recency)
     ones = np.ones(losses.shape[1])
-    moments = Moments(0 * ones, 0 * ones, np.zeros(len(ones), int))
+    mean, variance = settings.start
+    moments = Moments(mean * ones, variance * ones, np.zeros(len(ones), int))
     limits = np.empty_like(losses)
     for now, limit in zip(losses, limits, strict=True):
         limit[:] = rule.limits(np, moments, settings)[1]
-        summary = Summary(ones, np.minimum(now, limit) - moments.mean, 0 * ones)
-        moments = rule.advance(np, moments, summary, settings)
+        shift = rule.deviations(np, np.minimum(now, limit), moments.mean, settings)
+        moments = rule.advance(np, moments, Summary(ones, shift, 0 * ones), settings)
     return limits
 
 
-def calls_until_clean(losses: np.ndarray, recency: float, clean: float) -> int:
+def calls_until_clean(losses: np.ndarray, settings: Settings, clean: float) -> int:
     """Calls after which the limit stays below ten times its clean value: median of the columns."""
-    limits = limits_met(losses, recency)
+    limits = limits_met(losses, settings)
     far = np.where(np.isfinite(limits), limits, 0) > 10 * clean
     last = len(far) - np.argmax(far[::-1], axis=0)
     return round(np.median(np.where(far.any(axis=0), last, 0)))
+
+
+def named(settings: Settings) -> str:
+    return f'| `"{settings.scale}"` | {settings.recency:g}'
 
 
 def made() -> list[str]:
@@ -50,17 +58,17 @@ def made() -> list[str]:
     fall[: len(FALL)] *= FALL
     outlier[OUTLIER_AT] *= 1000
     many = np.random.default_rng(1).lognormal(0.0, 0.3, (1000, 2000))
-    clean = float(np.median(limits_met(calm, 1)[CALLS // 2 :]))
     lines = [
-        "| `recency` | fall from 1000: calls | outlier of 1000 in the warm-up: calls "
+        "| `scale` | `recency` | fall from 1000: calls | outlier of 1000 in the warm-up: calls "
         "| calm losses limited, calls 11 to 50 | 51 to 1,000 |",
-        "|---|---|---|---|---|",
+        "|---" * 6 + "|",
     ]
-    for recency in RECENCIES:
-        limited = many > limits_met(many, recency)
+    for settings in SETTINGS:
+        clean = float(np.median(limits_met(calm, settings)[CALLS // 2 :]))
+        limited = many > limits_met(many, settings)
         lines.append(
-            f"| {recency} | {calls_until_clean(fall, recency, clean):,} "
-            f"| {calls_until_clean(outlier, recency, clean):,} "
+            f"{named(settings)} | {calls_until_clean(fall, settings, clean):,} "
+            f"| {calls_until_clean(outlier, settings, clean):,} "
             f"| {100 * limited[10:50].mean():.1f} % | {100 * limited[50:].mean():.1f} % |"
         )
     return lines
@@ -71,14 +79,15 @@ def logged(losses: list[float]) -> list[str]:
     column = np.array(losses)[:, None]
     at = [step for step in AT if step < len(losses)]
     lines = [
-        "| `recency` | " + " | ".join(f"at {step:,}" for step in at) + " | losses limited |",
-        "|---" * (len(at) + 2) + "|",
+        "| `scale` | `recency` | " + " | ".join(f"at {s:,}" for s in at) + " | losses limited |",
+        "|---" * (len(at) + 3) + "|",
     ]
-    for recency in RECENCIES:
-        limits = limits_met(column, recency)
+    for settings in SETTINGS:
+        limits = limits_met(column, settings)
         ratios = [limits[step, 0] / np.median(column[max(step - 201, 0) : step]) for step in at]
         cells = " | ".join(f"{ratio:.2f}" for ratio in ratios)
-        lines.append(f"| {recency} | {cells} | {(column > limits).sum()} of {len(losses):,} |")
+        limited = (column > limits).sum()
+        lines.append(f"{named(settings)} | {cells} | {limited} of {len(losses):,} |")
     return lines
 
 
