@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["app", "table"]
 
 TASKS = {"2 % broken": "photographs", "all clean": "photographs broken=0"}
-ALRC = "alrc"
+ALRC = "alrc-log num_stddev=2"  # what ALRC() is
 ARMS = {"plain": "off", "norm clip": "clip-grad-norm", "ALRC": ALRC}
 EVALUATIONS = 20
 FIRST_SEED = 10  # the task was made while others were looked at
