@@ -166,7 +166,8 @@ def test_a_primary_comparison_that_the_study_does_not_make_is_refused(
     ("preset", "count", "steps"),
     [
         ("supersampling-smoke", 8, 30),
-        ("supersampling-small", 30, 10_000),
+        ("supersampling-small", 120, 10_000),
+        ("supersampling-small-high-learning-rate", 80, 3_000),
         ("supersampling-paper", 320, 100_000),
         ("supersampling-high-learning-rate", 40, 100_000),
     ],

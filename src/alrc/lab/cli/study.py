@@ -24,7 +24,7 @@ def study(
         typer.Argument(
             metavar="FILE.toml",
             help="What to cross with what; or one of those that come with the lab: "
-            "supersampling-smoke (8 runs, under a minute), -small (30, half an hour on two cores), "
+            "supersampling-smoke (8 runs, under a minute), -small (120, an hour on two cores), "
             "-paper (its 320) and -high-learning-rate (40); stability (the benchmark, hours) and "
             "stability-smoke.",
         ),
