@@ -65,7 +65,10 @@ class _Stacked(LimiterArm):
 
 @dataclass
 class Alrc(RuleArm):
-    """Limits losses to standard deviations above their running mean, each name by itself."""
+    """Limits losses to standard deviations above their running mean, each name by itself.
+
+    The paper's rule; the library's default is ``alrc-log num_stddev=2``.
+    """
 
     num_stddev: Annotated[float, Gt(0), "Limit, in standard deviations above the mean loss."] = 3.0
     decay: Annotated[float, Ge(0), "Share of the old moments kept at each step, below 1."] = 0.999
@@ -89,6 +92,7 @@ class Alrc(RuleArm):
             warmup=self.warmup,
             recency=self.recency,
             center=self.center,
+            scale="linear",
             num_groups=num_groups,
             device=device,
         )
