@@ -32,10 +32,12 @@ def test_the_script_reads_a_log_of_ones_own(script, tmp_path, capsys, monkeypatc
     monkeypatch.setattr(sys, "argv", ["start.py", str(log), r"loss: (\S+)"])
     script.main()
     head, _, *rows = capsys.readouterr().out.splitlines()
-    assert head == "| `recency` | at 500 | losses limited |"
-    assert [int(row.split("|")[1]) for row in rows] == list(script.RECENCIES)
+    assert head == "| `scale` | `recency` | at 500 | losses limited |"
+    assert [row.split("|")[1:3] for row in rows] == [
+        [f' `"{s.scale}"` ', f" {s.recency:g} "] for s in script.SETTINGS
+    ]
     for row in rows:
-        ratio, limited = row.split("|")[2:4]
+        ratio, limited = row.split("|")[3:5]
         assert 1.5 < float(ratio) < 3
         assert int(limited.split(" of ")[0]) >= 1
         assert limited.endswith("of 600 ")
