@@ -78,6 +78,10 @@ def main() -> None:
                 "plain": loss_and_backward(nn.Identity(), shape),
                 "ALRC, nothing limited": loss_and_backward(ALRC(**NEVER), shape),
                 "ALRC, all limited": loss_and_backward(ALRC(**ALWAYS), shape),
+                "linear, nothing limited": loss_and_backward(
+                    ALRC(3, **NEVER, scale="linear"), shape
+                ),
+                "linear, all limited": loss_and_backward(ALRC(3, **ALWAYS, scale="linear"), shape),
                 "straightforward module": loss_and_backward(Straightforward(), shape),
             }
         )
