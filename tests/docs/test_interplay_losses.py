@@ -154,7 +154,7 @@ def test_the_floor_of_label_smoothing_is_the_entropy_of_the_smoothed_target() ->
 def factor_of_a_loss(loss, settings, floor) -> float:
     """After losses of mean 0.25 + floor and standard deviation 0.25, hence limit 1 + floor."""
     mean = 0.25 + floor
-    alrc = ALRC(mu1_start=mean, mu2_start=mean**2 + 0.0625, **settings)
+    alrc = ALRC(3, mu1_start=mean, mu2_start=mean**2 + 0.0625, scale="linear", **settings)
     leaf = torch.tensor(loss + floor, requires_grad=True)
     return gradient(alrc(leaf), leaf).item()
 
@@ -204,8 +204,8 @@ def test_policy_gradients_are_limited_on_both_sides_with_num_stddev_below() -> N
     log_prob = torch.full((4,), -2.0, requires_grad=True)
     advantage = torch.tensor([1.0, -1.0, 10.0, -10.0])
     losses = -log_prob * advantage  # 2, -2, 20, -20
-    moments = {"mu1_start": 0.0, "mu2_start": 4.0, "center": "mean"}  # limits 6 and -6
+    moments = {"mu1_start": 0.0, "mu2_start": 4.0, "center": "mean", "scale": "linear"}
     for below, last in ((None, 1.0), (3.0, 0.3)):
-        alrc = ALRC(num_stddev_below=below, **moments)
+        alrc = ALRC(3, num_stddev_below=below, **moments)  # limits 6 and -6
         factors = gradient(alrc(losses).sum(), log_prob, retain_graph=True) / -advantage
         assert factors.tolist() == pytest.approx([1.0, 1.0, 0.3, last], rel=F32)

@@ -197,7 +197,7 @@ BELOW_0 = {"mu1_start": -10.0, "mu2_start": 101.0}  # mean -10, standard deviati
 
 def values_and_factors(losses, **settings):
     leaf = torch.tensor(losses, requires_grad=True)
-    limited = ALRC(**settings)(leaf)
+    limited = ALRC(3, scale="linear", **settings)(leaf)
     return limited.tolist(), gradient(limited.sum(), leaf).tolist()
 
 

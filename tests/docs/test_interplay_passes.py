@@ -18,7 +18,7 @@ START = {"num_stddev": 3, "scale": "linear", "mu1_start": 1.0, "mu2_start": 2.0}
 
 def test_both_passes_of_sam_have_the_gradients_of_the_rule() -> None:
     random = torch.Generator().manual_seed(0)
-    settings = {"num_stddev": 1.5, "decay": 0.9, "warmup": 3}
+    settings = {"num_stddev": 1.5, "decay": 0.9, "warmup": 3, "scale": "linear"}
     alrc, oracle = ALRC(**settings), Reference(**settings)
     weight, clipped = torch.tensor(1.0, requires_grad=True), 0
     for step in range(60):

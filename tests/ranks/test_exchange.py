@@ -34,7 +34,8 @@ def test_what_was_read_is_the_state_after_the_last_call(seen, world) -> None:
     read = seen(world, "reading")[0]
     torch.testing.assert_close(read["to_dict", True][0], alrc.to_dict(), **TOLERANCE)
     assert read["repr", True][0] == (
-        "ALRC(num_stddev=2, decay=0.9, mu1_start=1, mu2_start=1.5, center='zero', sync=True, "
+        "ALRC(num_stddev=2, decay=0.9, mu1_start=1, mu2_start=1.5, center='zero', "
+        "scale='linear', sync=True, "
         f"threshold={alrc.threshold.item():g})"
     )
 

@@ -223,7 +223,10 @@ def test_clip_refuses_moments_that_could_not_move() -> None:
     "losses",
     [[0.5, -8.0, 9.0], [0.0, 0.5, 9.0], [-0.0, 0.0], [0.0, 3.0], [-3.0, 0.0, -20.0]],
 )
-@pytest.mark.parametrize("start", [START, {"mu1_start": -10.0, "mu2_start": 101.0}, {}])
+@pytest.mark.parametrize(
+    "start",
+    [START, {"mu1_start": -10.0, "mu2_start": 101.0, "scale": "linear"}, {"scale": "linear"}],
+)
 def test_zeros_and_losses_of_either_sign_are_on_the_host_what_they_are_on_tensors(
     losses, start
 ) -> None:

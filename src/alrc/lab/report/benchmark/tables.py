@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from alrc import Settings
 from alrc.lab.report.benchmark.choosing import CANDIDATES, GROUPS, Choice, reasons
 from alrc.lab.report.benchmark.compact import PLAIN, Bench, Workload
 from alrc.lab.report.benchmark.decision import Decision
@@ -14,7 +15,6 @@ from alrc.lab.report.benchmark.matrix import ordered
 from alrc.lab.report.benchmark.summaries import Summary
 from alrc.lab.report.benchmark.words import change, effect_words, told
 from alrc.lab.report.markup import Block, Heading, Table, code, plural, text
-from alrc.settings import Settings
 
 __all__ = [
     "README_HEADER",
