@@ -28,7 +28,7 @@ def test_a_resumed_run_leaves_the_files_of_an_uninterrupted_one(tmp_path) -> Non
         with watch:
             train(alrc, watch, steps, net)
 
-    settings = {"decay": 0.98, "num_stddev": 2.0}
+    settings = {"decay": 0.98, "num_stddev": 2.0, "scale": "linear"}
     run(tmp_path / "whole", range(STEPS), Net(), ALRC(**settings))
 
     net, alrc = Net(), ALRC(**settings)

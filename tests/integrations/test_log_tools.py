@@ -16,7 +16,12 @@ from alrc.torch import ALRC
 
 def run_with(log, every: int = 5):
     """Trains with a log, and returns what the oracle says it got."""
-    settings = {"decay": 0.98, "warmup": 7}  # no limit at the first time: inf
+    settings = {
+        "num_stddev": 3,
+        "scale": "linear",
+        "decay": 0.98,
+        "warmup": 7,
+    }  # no limit at the first time: inf
     alrc = ALRC(**settings)
     with Watch(alrc, log, every=every):
         seen = train(alrc)
@@ -122,7 +127,7 @@ dist.all_reduce = counting
 results = []
 for sync in True, False:
     exchanges = 0
-    alrc = ALRC(decay=0.9, num_stddev=1.5, center="mean", sync=sync)
+    alrc = ALRC(decay=0.9, num_stddev=1.5, center="mean", scale="linear", sync=sync)
     random, seen = torch.Generator().manual_seed(rank), []
     logs = to_csv(f"{folder}/{sync}/scalars.csv")
     watch = Watch(alrc, logs, every=10, spikes=f"{folder}/{sync}/spikes.csv")

@@ -138,14 +138,12 @@ def test_two_callbacks_are_refused(tmp_path) -> None:
 
 
 def test_defaults_and_arguments_by_name(tmp_path) -> None:
-    assert ALRCTrainerCallback().alrc.settings == ALRC(num_stddev=3, scale="linear").settings
-    assert (
-        ALRCTrainerCallback({"num_stddev": 2.0}).alrc.settings == ALRC(2.0, scale="linear").settings
-    )
+    assert ALRCTrainerCallback().alrc.settings == ALRC().settings
+    assert ALRCTrainerCallback({"num_stddev": 2.5}).alrc.settings == ALRC(2.5).settings
     trainer = build("mixin", tmp_path, None, language_model(), [])
-    assert trainer.alrc.settings == ALRC(num_stddev=3, scale="linear").settings
-    trainer = build("mixin", tmp_path, {"num_stddev": 2.0}, language_model(), [])
-    assert trainer.alrc.settings == ALRC(2.0, scale="linear").settings
+    assert trainer.alrc.settings == ALRC().settings
+    trainer = build("mixin", tmp_path, {"num_stddev": 2.5}, language_model(), [])
+    assert trainer.alrc.settings == ALRC(2.5).settings
 
 
 def test_without_transformers_the_module_says_what_to_install(monkeypatch) -> None:

@@ -26,7 +26,7 @@ from alrc.torch import ALRC
 
 @pytest.mark.parametrize("settings", [{}, {"center": "mean"}, {"num_stddev_below": 2.5}])
 def test_the_spike_log_names_exactly_the_planted_examples(tmp_path, settings) -> None:
-    settings = {"decay": 0.98, "num_stddev": 4.0, **settings}
+    settings = {"decay": 0.98, "num_stddev": 4.0, "scale": "linear", **settings}
     alrc, log = ALRC(**settings), Memory()
     with Watch(alrc, log, every=25, spikes=tmp_path / "spikes.csv") as watch:
         seen = train(alrc, watch)
@@ -58,6 +58,7 @@ def test_watched_training_is_bit_for_bit_the_unwatched(tmp_path) -> None:
 
 def test_groups_have_scalars_and_spikes_of_their_own(tmp_path) -> None:
     settings = {"decay": 0.9, "num_groups": 3, "num_stddev": 2.0, "center": "mean"}
+    settings["scale"] = "linear"
     alrc, log = ALRC(**settings), Memory()
     random, calls = torch.Generator().manual_seed(0), []
     with Watch(alrc, log, every=10, spikes=tmp_path / "spikes.csv"):
@@ -78,7 +79,7 @@ def test_groups_have_scalars_and_spikes_of_their_own(tmp_path) -> None:
 
 
 def test_masked_losses_are_in_neither_log(tmp_path) -> None:
-    settings = {"decay": 0.9, "num_stddev": 2.0}
+    settings = {"decay": 0.9, "num_stddev": 2.0, "scale": "linear"}
     alrc, log = ALRC(**settings), Memory()
     random, calls = torch.Generator().manual_seed(0), []
     with Watch(alrc, log, every=8, spikes=tmp_path / "spikes.csv"):

@@ -218,7 +218,7 @@ def test_nothing_is_read_from_the_device_between_two_times(tmp_path) -> None:
 
 def test_many_losses_are_looked_at_before_they_fill_the_device(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(loggers, "_MOST_LOSSES", 20)
-    settings = {"decay": 0.9, "num_stddev": 1.0}
+    settings = {"decay": 0.9, "num_stddev": 1.0, "scale": "linear"}
     alrc, log, calls = ALRC(**settings), Memory(), []
     random = torch.Generator().manual_seed(0)
     with Watch(alrc, log, every=50, spikes=tmp_path / "spikes.csv"):

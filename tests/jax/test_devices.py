@@ -59,7 +59,7 @@ TWO_DEVICES = """
     assert jax.device_count() == 2
     auto = jax.sharding.AxisType.Auto
     mesh = jax.make_mesh((2,), ("i",), axis_types=(auto,))
-    options = dict(num_stddev=0.5, decay=0.9, warmup=2)
+    options = dict(num_stddev=0.5, decay=0.9, warmup=2, scale="linear")
     settings = Settings(**options)
     optimizer = optax.chain(scale_by_alrc(axis_name="i", **options), optax.sgd(0.01))
     rng = np.random.default_rng(0)
@@ -151,7 +151,7 @@ SHARDED_GROUPS = """
 
     # Explicit axes are the default of make_mesh since JAX 0.9.
     mesh = jax.make_mesh((2, 2), ("data", "model"), axis_types=(AxisType.Explicit,) * 2)
-    settings = Settings(num_stddev=1.0, decay=0.9, warmup=2, num_groups=3)
+    settings = Settings(num_stddev=1.0, decay=0.9, warmup=2, num_groups=3, scale="linear")
     rng = np.random.default_rng(0)
 
     def call(x, moments, group, mask=None):

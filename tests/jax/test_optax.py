@@ -22,8 +22,8 @@ def numbers(moments: Moments) -> list[float]:
 @pytest.mark.parametrize("recency", [1.0, 2.0, 4.0, 10.0])
 @pytest.mark.parametrize("scale", ["linear", "log"])
 def test_scaling_updates_equals_clipping_the_loss(rest, recency, scale) -> None:
-    settings = Settings(**OPTIONS, recency=recency, scale=scale)
-    scaling = optax.chain(scale_by_alrc(**OPTIONS, recency=recency, scale=scale), rest)
+    options = {**OPTIONS, "recency": recency, "scale": scale}
+    settings, scaling = Settings(**options), optax.chain(scale_by_alrc(**options), rest)
     traces = []
 
     def clipped_loss(w, moments, x, y):

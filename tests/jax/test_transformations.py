@@ -128,9 +128,9 @@ def test_donated_moments_are_reused() -> None:
     "options",
     [
         START,
-        {"center": "mean", "mu1_start": 0.0, "mu2_start": 0.0},
+        {"center": "mean", "mu1_start": 0.0, "mu2_start": 0.0, "scale": "linear"},
         {"center": "mean", "num_stddev_below": 2.0, "num_groups": 2, **START},
-        {"num_stddev_below": 2.0, "num_groups": 2, "warmup": 1},
+        {"num_stddev_below": 2.0, "num_groups": 2, "warmup": 1, "scale": "linear"},
     ],
     ids=str,
 )

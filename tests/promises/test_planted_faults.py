@@ -103,7 +103,7 @@ class LeakingGroups(TorchGrouped):
 class NeverWarmsUp(TorchModule):
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
-        self.module.settings = Settings(**settings, warmup=1)
+        self.module.settings = Settings(**{**self.defaults, **settings}, warmup=1)
 
 
 class IgnoresRecency(TorchModule):

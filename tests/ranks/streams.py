@@ -24,8 +24,8 @@ class Case(NamedTuple):
     dtype: torch.dtype = torch.float32
 
 
-GIVEN = {"num_stddev": 2.0, "decay": 0.9, "mu1_start": 1.0, "mu2_start": 1.5}
-AUTOMATIC = {"num_stddev": 2.0, "decay": 0.9, "warmup": 5}
+GIVEN = {"scale": "linear", "num_stddev": 2.0, "decay": 0.9, "mu1_start": 1.0, "mu2_start": 1.5}
+AUTOMATIC = {"scale": "linear", "num_stddev": 2.0, "decay": 0.9, "warmup": 5}
 SIGNED = {"center": "mean", "num_stddev_below": 2.0, "mu1_start": 0.5, "mu2_start": 1.25}
 CASES = {
     "given start": Case(GIVEN),
@@ -132,7 +132,7 @@ class Net(nn.Module):
 
 
 def limiter(**settings: Any) -> ALRC:
-    return ALRC(num_stddev=1.0, decay=0.9, mu1_start=1.0, mu2_start=1.25, **settings)
+    return ALRC(1.0, 0.9, 1.0, 1.25, scale="linear", **settings)
 
 
 def examples(step: int, rank: int) -> tuple[Tensor, Tensor]:
