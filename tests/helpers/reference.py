@@ -93,9 +93,8 @@ class Reference:
             for loss, weight in zip(losses, weights, strict=True):
                 counts = weight > 0
                 nothing_to_limit = loss == 0 and self._center == "zero"
-                if self._log:  # neither 0 nor what is below has a logarithm
-                    nothing_to_limit = math.isfinite(loss) and loss <= 0
-                if nothing_to_limit or not (counts and math.isfinite(loss)):
+                held = math.isfinite(loss) and not (self._log and loss < 0)
+                if nothing_to_limit or not (counts and held):
                     self.num_nonfinite += counts and not nothing_to_limit
                     results.append(Clipped(loss, 1.0, limited=False, closeness=math.inf))
                     continue

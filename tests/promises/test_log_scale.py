@@ -12,6 +12,9 @@ from promises.test_agreement import batches
 from promises.test_moments import BAD
 from table import ONE_PER_FRAMEWORK, ROWS, bits, given_for_every_row
 
+# Told of where looking costs no wait, which tests/torch and tests/jax see to.
+pytestmark = pytest.mark.filterwarnings("ignore:.*loss has numbers below 0")
+
 LOG = {"scale": "log"}
 # Of a log-normal with m = 0 and v = 1: the limit is e^3.
 STARTS = {**LOG, "mu1_start": math.exp(0.5), "mu2_start": math.exp(2.0)}
@@ -157,7 +160,7 @@ def test_logarithms_keep_order_and_no_loss_exceeds_its_limit_or_itself(row, loss
 
 
 @pytest.mark.parametrize("row", ROWS)
-def test_losses_up_to_0_count_nowhere_in_logarithms(row) -> None:
+def test_losses_up_to_0_enter_no_logarithms_and_those_below_count_as_not_finite(row) -> None:
     with_them, without = (ROWS[row](**STARTS, decay=0.9) for _ in range(2))
     for losses in ([0.0, 2.0, -1.0, 90.0], [0.0], [-3.0, -0.0], [1.0, 0.0]):
         values, factors = with_them(losses)
@@ -168,9 +171,8 @@ def test_losses_up_to_0_count_nowhere_in_logarithms(row) -> None:
         positive = [i for i, x in enumerate(losses) if x > 0]
         assert ([values[i] for i in positive], [factors[i] for i in positive]) == expected
         assert with_them.moments == pytest.approx(without.moments, rel=1e-6)
-        assert with_them.counts == without.counts
     assert with_them.moments[2] == 2
-    assert with_them.counts in (None, (3, 1, 0))
+    assert (with_them.counts, without.counts) in ((None, None), ((3, 1, 2), (3, 1, 0)))
 
 
 @pytest.mark.parametrize("row", ROWS)
