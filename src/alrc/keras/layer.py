@@ -62,6 +62,9 @@ class ALRC(state.ShowsState, keras.layers.Layer):  # type: ignore[misc, unused-i
         ``mu1``, ``mu2`` and ``threshold`` are in the unit of the loss on either scale.
 
     Note:
+        With scale ``"log"``, losses below 0 come back as they are and count as not finite: for
+        losses of either sign, pass ``center="mean"`` and ``scale="linear"``.
+
         Under ``tf.distribute`` all replicas share one limit and the same moments, by one
         collective; under ``keras.distribution.DataParallel`` the losses are those of all devices.
 
