@@ -18,7 +18,7 @@ __all__ = ["draw_forest", "draw_regret", "draw_tradeoff"]
 
 BELOW = (-99, -98, -95, -90, -80, -70, -60, -50, -40, -30, -20, -10, -5, -2, -1, -0.5, -0.2)
 ABOVE = (0, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 400, 900, 1900, 4900, 9900)
-TICKS = 5  # at most, on an axis
+TICKS, FEW = 5, 3  # at most, on an axis, and on one of three side by side
 OURS, OTHERS = COLOURS[0], INK
 CAPPED = math.log(100)  # as large as a pair counts; intervals beyond say nothing
 
@@ -27,14 +27,14 @@ def _colour(arm: str) -> str:
     return OURS if arm.startswith("alrc") else OTHERS
 
 
-def _percent_axis(axes: Axes, which: str = "x") -> None:
+def _percent_axis(axes: Axes, which: str = "x", most: int = TICKS) -> None:
     """Logarithms of ratios, labelled with round changes in percent."""
     axis = axes.xaxis if which == "x" else axes.yaxis
     low, high = sorted(axes.get_xlim() if which == "x" else axes.get_ylim())
     there = [p for p in (*BELOW, *ABOVE) if low <= math.log1p(p / 100) <= high]
     kept: list[float] = [0] if 0 in there else []
     for p in sorted(there, key=lambda p: -abs(p)):
-        room = (high - low) / (TICKS + 1)
+        room = (high - low) / (most + 1)
         if all(abs(math.log1p(p / 100) - math.log1p(q / 100)) >= room for q in kept):
             kept.append(p)
     axis.set_major_locator(FixedLocator(sorted(math.log1p(p / 100) for p in kept)))
@@ -87,7 +87,7 @@ def draw_forest(summaries: Mapping[str, Summary], arms: Sequence[str], default: 
             (worst, "Worst case", "largest upper end of any workload"),
         ):
             _rows(axes, arms)
-            _percent_axis(axes)
+            _percent_axis(axes, most=FEW)
             axes.set_title(title, fontsize=10, loc="left", fontweight="bold")
             axes.set_xlabel(f"{below}\n← better", fontsize=8)
         for label in gain.get_yticklabels():
