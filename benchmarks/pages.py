@@ -70,6 +70,24 @@ def words(before: Mapping[int, float], after: Mapping[int, float]) -> str:
     return percent(found.change, low, high)
 
 
+def cifar() -> str:
+    """From docs/studies/cifar10-small: each arm against plain training, in pairs of a seed."""
+    values: dict[tuple[str, str], dict[int, float]] = {}
+    with (ROOT / "docs/studies/cifar10-small/runs.csv").open(encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            found = values.setdefault((row["arm"], row["task.error"]), {})
+            found[int(row["seed"])] = float(row["metric.held-out error"])
+    arms, errors = (list(dict.fromkeys(some)) for some in zip(*values, strict=True))
+    lines = [["held-out error", *(f"{error} error" for error in errors)], ["---"] * 3]
+    for arm in arms:
+        cells = [f"`{arm}`"]
+        for error in errors:
+            own, plain = values[arm, error], values["off", error]
+            cells.append(words(plain, own) if arm != "off" else f"{np.mean([*own.values()]):.3g}")
+        lines.append(cells)
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
 def verdict() -> str:
     """Where the default helps, does nothing and hurts, and how it stands beside a norm clip."""
     effects, arm = results(), default()
@@ -171,6 +189,7 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     "verdict": verdict,
     "settings": settings,
     "per-example": per_example,
+    "cifar": cifar,
     "harms": harms,
 }
 
