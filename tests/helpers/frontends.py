@@ -4,7 +4,7 @@ import math
 import shutil
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import ml_dtypes  # noqa: F401 - comes with JAX, and adds "bfloat16" to NumPy's dtypes
 import numpy as np
@@ -32,7 +32,7 @@ class FrontEnd:
     hurry = False
 
     # What tests say of a row is about the paper's scale, if they name no other.
-    defaults: dict[str, Any] = {"num_stddev": 3.0, "scale": "linear"}
+    defaults: ClassVar[dict[str, Any]] = {"num_stddev": 3.0, "scale": "linear"}
 
     def __init__(self, **settings: Any) -> None:
         self.settings = Settings(**{**self.defaults, **settings})

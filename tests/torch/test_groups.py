@@ -40,8 +40,8 @@ def limited(call, losses: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 @pytest.mark.parametrize("recency", [1.0, 2.0, 4.0, 10.0])
 @pytest.mark.parametrize("scale", ["linear", "log"])
 def test_each_group_is_what_the_oracle_makes_of_its_losses_alone(weighted, recency, scale) -> None:
-    alrc = ALRC(**SETTINGS, num_groups=4, recency=recency, scale=scale)
-    oracles = [Reference(**SETTINGS, recency=recency, scale=scale) for _ in range(4)]
+    settings = {**SETTINGS, "recency": recency, "scale": scale}
+    alrc, oracles = ALRC(**settings, num_groups=4), [Reference(**settings) for _ in range(4)]
     num_clipped = 0
     for losses, weights, group in stream(200):
         mask = torch.from_numpy(weights) if weighted else None
@@ -208,13 +208,9 @@ def test_the_state_of_another_number_of_groups_is_refused_in_words_and_not_taken
 def test_a_module_with_groups_shows_them() -> None:
     assert repr(ALRC(num_groups=5, num_stddev_below=2.0, num_stddev=3, scale="linear")) == (
         "ALRC(num_stddev=3, decay=0.999, warmup=10, recency=1, num_stddev_below=2, num_groups=5, "
-        "center='zero')"
+        "center='zero', scale='linear')"
     )
-    assert (
-        ALRC(num_groups=5, num_stddev=3, scale="linear").mu1.shape
-        == ALRC(num_groups=5, num_stddev=3, scale="linear").threshold.shape
-        == (5,)
-    )
+    assert ALRC(num_groups=5).mu1.shape == ALRC(num_groups=5).threshold.shape == (5,)
 
 
 LOSS = torch.tensor([1.0, 2.0], requires_grad=True)

@@ -18,7 +18,8 @@ def scalars(alrc: ALRC) -> dict[str, Tensor]:
         >>> import torch
         >>> from alrc.torch import ALRC
         >>> from alrc.integrations.scalars import scalars
-        >>> scalars(ALRC(3, mu1_start=1.0, mu2_start=5.0, scale="linear"))  # doctest: +NORMALIZE_WHITESPACE
+        >>> alrc = ALRC(3, mu1_start=1.0, mu2_start=5.0, scale="linear")
+        >>> scalars(alrc)  # doctest: +NORMALIZE_WHITESPACE
         {'limit': tensor(7.), 'mean': tensor(1.), 'stddev': tensor(2.),
          'clipped_fraction': tensor(0.), 'nonfinite': tensor(0.)}
     """
