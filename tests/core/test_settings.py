@@ -249,25 +249,6 @@ def test_scale_is_refused_in_the_same_words_by_every_front_end(make, case) -> No
     test_values_out_of_range_are_refused(make, case)
 
 
-@pytest.mark.parametrize("make", FRONT_ENDS)
-def test_every_front_end_has_the_defaults_of_settings(make) -> None:
-    own, given = (inspect.signature(x).parameters for x in (Settings, make))
-    shared = [name for name in own if name in given]
-    assert len(shared) >= len(own) - 1  # groups are not for every front end
-    for name in shared:
-        assert (given[name].default, given[name].kind) == (own[name].default, own[name].kind)
-    assert (Settings().scale, Settings().num_stddev, Settings().recency) == ("log", 2.0, 1.0)
-
-
-def test_settings_pickled_before_there_were_scales_are_of_the_papers() -> None:
-    now = dataclasses.asdict(Settings(num_stddev=3, scale="linear", mu1_start=1.0, mu2_start=2.0))
-    before = {name: x for name, x in now.items() if name not in ("scale", "recency")}
-    for state in (before, [3.0, 0.999, 1.0, 2.0, None, 10, "zero", None]):
-        settings = object.__new__(Settings)
-        settings.__setstate__(state)
-        assert dataclasses.asdict(settings) == now
-
-
 @pytest.mark.parametrize("make", [*FRONT_ENDS, Alrc])
 def test_recency_comes_after_warmup_and_by_name_only_in_every_front_end(make) -> None:
     parameters = inspect.signature(make).parameters
@@ -279,8 +260,8 @@ def test_recency_comes_after_warmup_and_by_name_only_in_every_front_end(make) ->
 
 def test_the_edges_are_accepted() -> None:
     Settings(num_stddev=1e-30, decay=0, num_stddev_below=math.inf, warmup=1, scale="linear")
-    Settings(recency=1, decay=0.5, num_stddev=3, scale="linear")
-    Settings(recency=1e308, num_stddev=3, scale="linear")
+    Settings(recency=1, decay=0.5)
+    Settings(recency=1e308)
     Settings(
         num_stddev=math.inf,
         decay=1 - 1e-15,
@@ -289,11 +270,8 @@ def test_the_edges_are_accepted() -> None:
         center="mean",
         scale="linear",
     )
-    assert Settings(mu1_start=-2, mu2_start=4, num_stddev=3, scale="linear").start == (-2.0, 0.0)
-    assert (
-        Settings(num_stddev=3, scale="linear").shape,
-        Settings(num_groups=1, num_stddev=3, scale="linear").shape,
-    ) == ((), (1,))
+    assert Settings(mu1_start=-2, mu2_start=4, scale="linear").start == (-2.0, 0.0)
+    assert (Settings().shape, Settings(num_groups=1).shape) == ((), (1,))
 
 
 def test_scalars_of_other_libraries_become_plain_numbers() -> None:
@@ -318,7 +296,7 @@ def test_scalars_of_other_libraries_become_plain_numbers() -> None:
 
 def test_a_start_below_its_own_square_warns_at_the_line_of_the_user() -> None:
     with pytest.warns(UserWarning, match="mu2_start is the mean squared loss") as record:
-        settings = Settings(mu1_start=3, mu2_start=8.9, num_stddev=3, scale="linear")
+        settings = Settings(mu1_start=3, mu2_start=8.9, scale="linear")
     assert record[0].filename == __file__
     assert settings.start == (3.0, 0.0)
 
@@ -330,25 +308,7 @@ def test_settings_cannot_be_changed_and_can_be_copied() -> None:
     assert copy.deepcopy(settings) == pickle.loads(pickle.dumps(settings)) == settings
 
 
-def test_settings_pickled_before_there_was_recency_have_the_plain_average() -> None:
-    old = [2.0, 0.5, 3.0, 13.0, 1.0, 7, "mean", 4]  # as a list, in the order of the fields
-    settings = Settings.__new__(Settings)
-    settings.__setstate__(old)
-    assert settings == Settings(
-        2.0,
-        0.5,
-        3.0,
-        13.0,
-        num_stddev_below=1.0,
-        warmup=7,
-        center="mean",
-        num_groups=4,
-        scale="linear",
-    )
-    assert (settings.recency, settings.scale) == (1.0, "linear")
-
-
 def test_automatic_start_is_told_from_given_starts() -> None:
-    assert Settings(num_stddev=3, scale="linear").automatic
-    assert Settings(num_stddev=3, scale="linear").start == (0.0, 0.0)
-    assert not Settings(mu1_start=1, mu2_start=2, num_stddev=3, scale="linear").automatic
+    assert Settings().automatic
+    assert Settings(scale="linear").start == (0.0, 0.0)
+    assert not Settings(mu1_start=1, mu2_start=2).automatic

@@ -93,8 +93,9 @@ class Reference:
             for loss, weight in zip(losses, weights, strict=True):
                 counts = weight > 0
                 nothing_to_limit = loss == 0 and self._center == "zero"
-                held = math.isfinite(loss) and not (self._log and loss < 0)
-                if nothing_to_limit or not (counts and held):
+                # Of 0 and of what is below, the logarithm is not finite; but 0 counts nowhere.
+                finite = math.isfinite(loss) and (loss >= 0 or not self._log)
+                if nothing_to_limit or not (counts and finite):
                     self.num_nonfinite += counts and not nothing_to_limit
                     results.append(Clipped(loss, 1.0, limited=False, closeness=math.inf))
                     continue

@@ -22,7 +22,7 @@ from frontends import (
 from promises import test_log_scale, test_moments, test_states, test_values, test_what_counts
 from table import ROWS
 
-from alrc import Settings, rule
+from alrc import rule
 from alrc.rule import Moments
 from alrc.torch import clip
 
@@ -103,7 +103,7 @@ class LeakingGroups(TorchGrouped):
 class NeverWarmsUp(TorchModule):
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
-        self.module.settings = Settings(**{**self.defaults, **settings}, warmup=1)
+        self.module.settings = replace(self.settings, warmup=1)
 
 
 class IgnoresRecency(TorchModule):

@@ -182,6 +182,10 @@ def test_repr_shows_settings_and_the_current_limit() -> None:
         "ALRC(num_stddev=3, decay=0.999, warmup=10, recency=1, center='zero', scale='linear', "
         "threshold=inf)"
     )
+    assert repr(ALRC()) == (
+        "ALRC(num_stddev=2, decay=0.999, warmup=10, recency=1, center='zero', scale='log', "
+        "threshold=inf)"
+    )
     assert repr(ALRC(**{**START, "num_stddev": 2}, decay=0.9, num_stddev_below=1)) == (
         "ALRC(num_stddev=2, decay=0.9, mu1_start=1, mu2_start=2, num_stddev_below=1, "
         "center='zero', scale='linear', threshold=3)"

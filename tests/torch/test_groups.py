@@ -41,8 +41,7 @@ def limited(call, losses: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 @pytest.mark.parametrize("scale", ["linear", "log"])
 def test_each_group_is_what_the_oracle_makes_of_its_losses_alone(weighted, recency, scale) -> None:
     settings = {**SETTINGS, "recency": recency, "scale": scale}
-    alrc = ALRC(**settings, num_groups=4)
-    oracles = [Reference(**settings) for _ in range(4)]
+    alrc, oracles = ALRC(**settings, num_groups=4), [Reference(**settings) for _ in range(4)]
     num_clipped = 0
     for losses, weights, group in stream(200):
         mask = torch.from_numpy(weights) if weighted else None
@@ -211,11 +210,7 @@ def test_a_module_with_groups_shows_them() -> None:
         "ALRC(num_stddev=3, decay=0.999, warmup=10, recency=1, num_stddev_below=2, num_groups=5, "
         "center='zero', scale='linear')"
     )
-    assert (
-        ALRC(num_groups=5, num_stddev=3, scale="linear").mu1.shape
-        == ALRC(num_groups=5, num_stddev=3, scale="linear").threshold.shape
-        == (5,)
-    )
+    assert ALRC(num_groups=5).mu1.shape == ALRC(num_groups=5).threshold.shape == (5,)
 
 
 LOSS = torch.tensor([1.0, 2.0], requires_grad=True)

@@ -119,13 +119,13 @@ def test_module_under_func_grad_with_its_buffers_passed_in(loss) -> None:
     assert alrc.num_clipped == 0
 
 
-def test_jit_trace_bakes_no_number_in() -> None:
-    alrc = ALRC(**START)
+@pytest.mark.parametrize("scale", ["linear", "log"])
+def test_jit_trace_bakes_no_number_in(scale) -> None:
+    alrc, eager = (ALRC(**{**START, "scale": scale}) for _ in range(2))
     with pytest.warns(DeprecationWarning, match="trace"):
         traced = torch.jit.trace(alrc, torch.tensor(1.0), check_trace=False)
     alrc.reset_parameters()
-    eager = ALRC(**START)
-    for loss in (2.0, 8.0, 8.0):
+    for loss in (2.0, 9.0, 9.0):
         torch.testing.assert_close(traced(torch.tensor(loss)), eager(torch.tensor(loss)))
     assert (alrc.num_updates, alrc.num_clipped) == (3, 2)
 

@@ -140,14 +140,16 @@ def _like(name: str, given: Tensor, loss: Tensor) -> str:
     return f"a {name} with one number for each loss"
 
 
-def look_at_signs(loss: Tensor, mask: Tensor | None, settings: Settings) -> None:
+def look_at_signs(who: str, loss: Tensor, mask: Tensor | None, settings: Settings) -> None:
     """Warns of losses that the logarithmic scale has no limit for; waits for the device."""
-    if settings.scale != "log":
+    if settings.scale != "log" or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
         return
+    if loss.is_cuda and torch.cuda.is_current_stream_capturing():
+        return  # for a graph, in which nothing can wait
     below = loss.detach() < 0
     with suppress(RuntimeError):  # no number to read: a call under vmap
         if bool((below if mask is None else below & (mask > 0)).any()):
-            refusals.warn_of_signs("ALRC")
+            refusals.warn_of_signs(who)
 
 
 def detached(loss: Tensor) -> Tensor:

@@ -162,6 +162,7 @@ class ALRC(state.ShowsState, nn.Module):
     num_clipped: Tensor = _waiting("num_clipped")
     num_nonfinite: Tensor = _waiting("num_nonfinite")
     _vetted: "weakref.ref[Tensor] | None" = None  # the mean that was seen to be sound
+    _has_looked = False  # at the signs of losses, since the state is where it is
     _exchange: ranks.Exchange | None = None  # that is under way
 
     def __init__(
@@ -222,8 +223,10 @@ class ALRC(state.ShowsState, nn.Module):
         check_outside_of_backward()
         if torch.compiler.is_compiling() or not self._is_vetted(moments.mean):
             self._vet()
-            if not torch.compiler.is_compiling() and not inputs.is_readable(loss):
-                inputs.look_at_signs(loss, mask, self.settings)  # this once, as it waits
+        if not torch.compiler.is_compiling() and not self._has_looked:
+            self._has_looked = True
+            if not inputs.is_readable(loss):
+                inputs.look_at_signs("ALRC", loss, mask, self.settings)  # this once, as it waits
         self.wait()
         # On the CPU by reading numbers, wherever that can be; else by the same rule on tensors.
         plain = mask is None and groups is None
@@ -420,6 +423,7 @@ class ALRC(state.ShowsState, nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "ALRC":
         # .half() and .to(bfloat16) come through here: move the state, never change its dtype.
         self.wait()
+        self._has_looked = False
         before = self._state()
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for name, saved in self._saved_names().items():

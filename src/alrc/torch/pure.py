@@ -105,7 +105,7 @@ def clip(
     before = Moments(*moments)
     inputs.check("clip", loss, mask, before.mean.device)
     groups = inputs.groups("clip", loss, group, settings)
-    limited, step, _ = observe(loss, before, settings, mask, groups)
+    limited, step, _ = observe(loss, before, settings, mask, groups, "clip")
     advanced = rule.advance(torch, before, step.summary, settings)
     pairs = zip(advanced, before, strict=True)
     return limited, KINDS[settings.scale](*(new.to(old.dtype) for new, old in pairs))
@@ -117,13 +117,14 @@ def observe(
     settings: Settings,
     mask: Tensor | None,
     groups: Reduction | None,
+    who: str = "ALRC",
 ) -> tuple[Tensor, Step, Moments]:
     """The limited losses, what is to move the moments, and the moments that limited them.
 
     No number is read from a tensor, but from one on the CPU whether it is below 0.
     """
     if inputs.is_readable(loss):
-        inputs.look_at_signs(loss, mask, settings)
+        inputs.look_at_signs(who, loss, mask, settings)
     losses = inputs.detached(loss)
     weights = None if mask is None else inputs.weights(mask, losses)
     largest = inputs.largest_factor(loss)
