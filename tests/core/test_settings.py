@@ -1,7 +1,6 @@
 """Settings: what is accepted at the edge, and every refusal word for word."""
 
 import copy
-import dataclasses
 import inspect
 import math
 import pickle

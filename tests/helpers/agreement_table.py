@@ -78,7 +78,8 @@ PROMISES = {
     ),
     "losses without a logarithm come back bit for bit and never enter the moments": (
         "test_what_has_no_logarithm_comes_back_bit_for_bit_beside_limited_losses",
-        "test_losses_up_to_0_enter_no_logarithms_and_those_below_count_as_not_finite",
+        "test_of_losses_up_to_0_those_below_count_as_not_finite_in_logarithms",
+        "test_a_loss_below_0_that_is_masked_counts_nowhere_in_logarithms",
         "test_any_finite_loss_above_0_counts_in_logarithms",
         "test_a_bad_batch_leaves_the_moments_of_logarithms_and_protection_goes_on",
     ),

@@ -223,15 +223,3 @@ def test_moments_of_the_other_scale_are_refused_in_words(own, other, tmp_path) -
             init(settings, saved=saved)
         assert str(error.value) == f"init: the saved state {words}"
         assert init(Settings(scale=other), saved=saved) == moments
-
-
-def test_losses_below_0_are_told_of_on_the_logarithmic_scale_where_they_are_known() -> None:
-    settings, losses = Settings(), jnp.array([1.0, -2.0])
-    with pytest.warns(UserWarning, match="clip: loss has numbers below 0") as record:
-        clip(losses, init(settings), settings)
-    assert [warning.filename for warning in record] == [__file__]
-    clip(losses, init(settings), settings, mask=jnp.array([1.0, 0.0]))
-    linear = Settings(scale="linear")
-    clip(losses, init(linear), linear)
-    jitted = jax.jit(lambda x: clip(x, init(settings), settings)[0])
-    assert jitted(losses).tolist() == [1.0, -2.0]  # and nothing is said

@@ -12,9 +12,6 @@ from promises.test_agreement import batches
 from promises.test_moments import BAD
 from table import ONE_PER_FRAMEWORK, ROWS, bits, given_for_every_row
 
-# Told of where looking costs no wait, which tests/torch and tests/jax see to.
-pytestmark = pytest.mark.filterwarnings("ignore:.*loss has numbers below 0")
-
 LOG = {"scale": "log"}
 # Of a log-normal with m = 0 and v = 1: the limit is e^3, as rows have num_stddev=3.
 STARTS = {**LOG, "mu1_start": math.exp(0.5), "mu2_start": math.exp(2.0)}

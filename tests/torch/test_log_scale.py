@@ -184,32 +184,3 @@ def test_log_scale_in_one_graph_is_that_of_eager() -> None:
         x = torch.empty(4).log_normal_(0.0, 2.0, generator=generator)
         torch.testing.assert_close(call(x), eager(x))
     assert compiled.to_dict() == pytest.approx(eager.to_dict(), rel=1e-5)
-
-
-WORDS = (
-    "{who}: loss has numbers below 0, which have no logarithm: they come back as they are, neither "
-    "limited nor in the moments, and are counted as not finite. For losses of either sign, pass "
-    "center='mean' and scale='linear'."
-)
-
-
-@pytest.mark.parametrize("mask", [None, torch.ones(3)])
-@pytest.mark.parametrize("pure", [False, True])
-def test_losses_below_0_are_told_of_at_the_line_of_the_call(mask, pure) -> None:
-    losses, alrc, settings = torch.tensor([1.0, -2.0, 3.0]), ALRC(), Settings()
-    with pytest.warns(UserWarning, match="below 0") as record:
-        clip(losses, init(settings), settings, mask) if pure else alrc(losses, mask)
-    assert [str(warning.message) for warning in record] == [WORDS.format(who="ALRC")]
-    assert record[0].filename == __file__
-
-
-def test_nothing_is_told_where_nothing_is_below_0_or_it_does_not_count_or_the_scale_is_linear() -> (
-    None
-):
-    mask, below = torch.tensor([1.0, 0.0]), torch.tensor([1.0, -1.0])
-    ALRC()(torch.tensor([0.0, -0.0, 1.0, math.nan, math.inf]))
-    ALRC()(below, mask)
-    ALRC(scale="linear")(below)
-    ALRC().eval()(below)
-    with torch.no_grad():
-        ALRC()(below)
