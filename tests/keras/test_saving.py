@@ -68,7 +68,13 @@ def test_a_damaged_file_is_refused_in_words_and_nothing_is_taken_over(
 
 @in_each_backend
 def test_settings_are_in_the_config() -> None:
-    options = dict(num_stddev_below=2.0, warmup=4, recency=4.0, center="mean", name="limit")
+    options = {
+        "num_stddev_below": 2.0,
+        "warmup": 4,
+        "recency": 4.0,
+        "center": "mean",
+        "name": "limit",
+    }
     layer = ALRC(decay=0.5, **options, **START)
     twin = ALRC.from_config(layer.get_config())
     assert (twin.settings, twin.name) == (layer.settings, "limit")
