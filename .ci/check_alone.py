@@ -12,7 +12,7 @@ before = set(sys.modules)
 start = time.perf_counter()
 import alrc
 print((time.perf_counter() - start) * 1e3)
-assert alrc.Settings().num_stddev == 3.0
+assert alrc.Settings().num_stddev == 2.0
 extra = {name.partition(".")[0] for name in set(sys.modules) - before} - {"alrc"}
 assert extra <= set(sys.stdlib_module_names), extra
 """
