@@ -15,7 +15,7 @@ from alrc.torch import ALRC
 class Model(nn.Module):
     def __init__(self, sync):
         super().__init__()
-        self.linear, self.alrc = nn.Linear(4, 1), ALRC(decay=0.9, sync=sync)
+        self.linear, self.alrc = nn.Linear(4, 1), ALRC(3, 0.9, scale="linear", sync=sync)
 
     def forward(self, x, y):
         self.raw = (self.linear(x) - y).square().mean()
@@ -27,7 +27,7 @@ groups = [dist.new_group([0, 1]), dist.new_group([0]), dist.new_group([1])]
 result = {}
 for name, sync in (("apart", False), ("group", groups[1 + rank]), ("compiled", False)):
     torch.manual_seed(0)
-    model, own, steps = Model(sync), ALRC(decay=0.9), []
+    model, own, steps = Model(sync), ALRC(3, 0.9, scale="linear"), []
     inner = torch.compile(model, backend="aot_eager") if name == "compiled" else model
     wrapped = DistributedDataParallel(inner)
     torch.manual_seed(rank + 1)
