@@ -57,7 +57,7 @@ def test_what_it_did_can_be_read() -> None:
     alrc(ops.convert_to_tensor([8.0, 2.0]))  # 4 and 2
     assert (float(before), float(alrc.mu1)) == (1.0, 2.0)
     assert float(ALRC(num_stddev=3, scale="linear").threshold) == math.inf
-    log = ALRC(scale="log", mu1_start=math.exp(0.5), mu2_start=math.exp(2.0), num_stddev_below=2.0)
+    log = ALRC(3, mu1_start=math.exp(0.5), mu2_start=math.exp(2.0), num_stddev_below=2.0)
     shown = [float(getattr(log, name)) for name in ("mean", "variance", "mu1", "mu2")]
     assert shown == pytest.approx([1.0, 1.0, math.exp(0.5), math.exp(2.0)], rel=1e-6)
     limits = [float(log.threshold_below), float(log.threshold)]

@@ -43,7 +43,7 @@ def test_bad_input_is_refused_in_words() -> None:
         "<Dense name=d, built=False>. Wrap layers in keras.Sequential([...]) first."
     )
     assert refusal(TypeError, lambda: ALRCModel(network(), 3.0)) == (
-        "ALRCModel: alrc must be an alrc.keras.ALRC or None; got 3.0. Pass ALRC(num_stddev=3.0), "
+        "ALRCModel: alrc must be an alrc.keras.ALRC or None; got 3.0. Pass ALRC(num_stddev=2.0), "
         "or leave it out."
     )
     assert refusal(TypeError, lambda: ALRCModel(Regression())) == (

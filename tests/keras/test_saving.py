@@ -68,10 +68,8 @@ def test_a_damaged_file_is_refused_in_words_and_nothing_is_taken_over(
 
 @in_each_backend
 def test_settings_are_in_the_config() -> None:
-    options = dict(
-        num_stddev_below=2.0, warmup=4, recency=4.0, center="mean", name="limit", **START
-    )
-    layer = ALRC(2.0, 0.5, **options)
+    options = {"num_stddev_below": 2.0, "warmup": 4, "recency": 4.0, "center": "mean"}
+    layer = ALRC(**{**START, "num_stddev": 2.0}, decay=0.5, name="limit", **options)
     twin = ALRC.from_config(layer.get_config())
     assert (twin.settings, twin.name) == (layer.settings, "limit")
     assert ALRC.from_config(ALRC(scale="log").get_config()).settings.scale == "log"
