@@ -4,6 +4,7 @@ That they come back and are counted, in every row, is in promises/test_log_scale
 """
 
 import copy
+import math
 import pickle
 from collections.abc import Callable
 from typing import Any
@@ -88,7 +89,7 @@ def test_they_are_told_of_at_a_later_call_too(caller) -> None:
         ([1.0, -2.0], [1.0, 0.0], "log"),
         ([1.0, -2.0], [True, False], "log"),
         ([1.0, -2.0], [1.0, -1.0], "log"),  # a weight below 0 counts no loss either
-        ([0.0, -0.0, 1e-45, 3e38, float("inf"), float("nan")], None, "log"),
+        ([0.0, -0.0, 1e-45, 3e38, math.inf, -math.inf, math.nan], None, "log"),
         ([], None, "log"),
         ([1.0, -2.0], None, "linear"),
     ],

@@ -35,7 +35,7 @@ def look_at_signs(losses: Array, weights: Array | None, settings: Settings) -> N
         return
     if isinstance(weights, jax.core.Tracer) or any(d.platform != "cpu" for d in losses.devices()):
         return
-    below = losses < 0
+    below = (losses < 0) & (losses > -np.inf)  # infinite ones are broken on either scale
     if bool((below if weights is None else below & (weights > 0)).any()):
         refusals.warn_of_signs("clip")
 

@@ -146,7 +146,8 @@ def look_at_signs(who: str, loss: Tensor, mask: Tensor | None, settings: Setting
         return
     if loss.is_cuda and torch.cuda.is_current_stream_capturing():
         return  # for a graph, in which nothing can wait
-    below = loss.detach() < 0
+    losses = loss.detach()
+    below = (losses < 0) & (losses > -math.inf)  # infinite ones are broken on either scale
     with suppress(RuntimeError):  # no number to read: a call under vmap
         if bool((below if mask is None else below & (mask > 0)).any()):
             refusals.warn_of_signs(who)
