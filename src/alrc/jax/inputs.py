@@ -31,9 +31,8 @@ def checked_loss(who: str, name: str, loss: Any) -> Array:
 
 def look_at_signs(losses: Array, weights: Array | None, settings: Settings) -> None:
     """Warns of losses that the logarithmic scale has no limit for; in a compiled step, never."""
-    if settings.scale == "linear" or isinstance(losses, jax.core.Tracer):
-        return
-    if isinstance(weights, jax.core.Tracer) or any(d.platform != "cpu" for d in losses.devices()):
+    is_traced = any(isinstance(x, jax.core.Tracer) for x in (losses, weights))
+    if settings.scale == "linear" or is_traced or losses.platform() != "cpu":
         return
     below = (losses < 0) & (losses > -np.inf)  # infinite ones are broken on either scale
     if bool((below if weights is None else below & (weights > 0)).any()):

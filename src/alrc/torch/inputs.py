@@ -142,10 +142,10 @@ def _like(name: str, given: Tensor, loss: Tensor) -> str:
 
 def look_at_signs(who: str, loss: Tensor, mask: Tensor | None, settings: Settings) -> None:
     """Warns of losses that the logarithmic scale has no limit for; waits for the device."""
-    if settings.scale != "log" or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+    is_captured = loss.is_cuda and torch.cuda.is_current_stream_capturing()  # where none can wait
+    is_traced: bool = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    if settings.scale == "linear" or is_captured or is_traced:
         return
-    if loss.is_cuda and torch.cuda.is_current_stream_capturing():
-        return  # for a graph, in which nothing can wait
     losses = loss.detach()
     below = (losses < 0) & (losses > -math.inf)  # infinite ones are broken on either scale
     with suppress(RuntimeError):  # no number to read: a call under vmap
