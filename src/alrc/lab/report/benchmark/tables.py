@@ -223,7 +223,8 @@ def table_rows(effects: Effects, decision: Decision) -> list[list[str]]:
             calm = [w for w in bench.workloads if w.name in twins and label in w.runs]
             rows.append(
                 [
-                    f"{family}, {part.replace('-', ' ')}" + RIGHT * (kind == "trap"),
+                    ", ".join(dict.fromkeys((family, part.replace("-", " "))))
+                    + RIGHT * (kind == "trap"),
                     code(arguments(label)),
                     told(effects.pooled(label, some)),
                     told(effects.pooled(NORM_CLIP, some)),
