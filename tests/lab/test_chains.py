@@ -106,7 +106,7 @@ def plain_loop(spec: Any) -> dict[str, np.ndarray[Any, Any]]:
     task = spec.task.make()
     networks = task.build(spec.seed)
     parameters = [p for network in networks.values() for p in network.parameters()]
-    optimizer, limiter = torch.optim.Adam(parameters, 1e-3, fused=True), ALRC(1.0)
+    optimizer, limiter = torch.optim.Adam(parameters, 1e-3, fused=True), ALRC(1.0, scale="linear")
     rows: dict[str, list[Tensor]] = {n: [] for n in ("loss.raw", "loss.limit", "loss.limited")}
     norms = []
     for _, batch in zip(range(spec.training.steps), task.batches(spec.seed, 4, 0), strict=False):

@@ -213,7 +213,7 @@ def test_the_engine_gives_the_losses_of_a_plain_loop_bit_for_bit(
     kind = torch.optim.Adam if how.optimizer == "adam" else torch.optim.SGD
     # Rounded as the lab's is: the form with a kernel of its own rounds otherwise than Adam's loop.
     optimizer = kind(network.parameters(), how.learning_rate, fused=kind is torch.optim.Adam)
-    alrc = ALRC(0.1)
+    alrc = ALRC(0.1, scale="linear")
     power = {"squared": 2, "quartic": 4}[error]
     raw, limited = [], []
     for inputs, targets in islice(Supersampling().batches(3, how.batch_size), how.steps):

@@ -146,7 +146,7 @@ def test_a_limit_out_of_reach_changes_nothing(tmp_path: Path) -> None:
 def test_limits_and_limited_losses_are_those_of_alrc(batch_size: int, tmp_path: Path) -> None:
     series = run(tmp_path, arm=alrc(2.0), steps=300, batch_size=batch_size, learning_rate=0.01)
     rows = zip(*(series[f"loss.{x}"] for x in ("raw", "limit", "limited")), strict=True)
-    limiter, counted = ALRC(num_stddev=2.0), 0
+    limiter, counted = ALRC(num_stddev=2.0, scale="linear"), 0
     for raw, limit, limited in rows:
         assert limit == limiter.threshold.item()
         np.testing.assert_array_equal(limited, limiter(torch.from_numpy(raw.copy())).numpy())
@@ -157,7 +157,7 @@ def test_limits_and_limited_losses_are_those_of_alrc(batch_size: int, tmp_path: 
 def replay(batch_size: int, rate: float, num_stddev: float | None) -> list[float]:
     """Mean losses of gradient descent on Slope, in plain Python floats."""
     weight, errors = 0.0, []
-    limiter = None if num_stddev is None else ALRC(num_stddev)
+    limiter = None if num_stddev is None else ALRC(num_stddev, scale="linear")
     for _, (_, targets) in zip(range(100), Slope().batches(0, batch_size, 0), strict=False):
         values = targets.flatten().tolist()
         losses = [(weight - target) ** 2 for target in values]
