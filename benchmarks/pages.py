@@ -77,7 +77,7 @@ def per_example() -> str:
 
 
 def harms() -> str:
-    """Where the default did harm in the benchmark so far, and where a norm clip did better."""
+    """Where the default did harm in the benchmark, and where a norm clip did better."""
     many = change("breast-cancer-broken-10-quartic", "alrc")
     clip = change("breast-cancer-broken-10-quartic", "clip-grad-norm")
     clean = change("digits", "alrc")
