@@ -1,0 +1,1 @@
+"""Scans of electron microscopes, real and simulated, and the paths of partial ones."""
