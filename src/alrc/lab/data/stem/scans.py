@@ -75,7 +75,7 @@ def load_scans(scans: str, average: int = 1, split: Literal["scans", "columns"] 
     if scans == "simulated":
         name, found = scans, list(simulated_scans())
     else:
-        name, found = Path(scans).name, [_read(path) for path in _files(scans)]
+        name, found = Path(scans).name, [read_scan(path) for path in _files(scans)]
     images = [_scaled(_averaged(scan, average)) for scan in found]
     training, held_out = _by_columns(images) if split == "columns" else _by_scans(images, scans)
     sizes = [scan.pixel_size for scan in found]
@@ -108,13 +108,6 @@ def _files(scans: str) -> list[Path]:
             "Type the path of their own folder; those in folders inside it are not looked for."
         )
     return files
-
-
-def _read(path: Path) -> Scan:
-    try:
-        return read_scan(path)
-    except ValueError as refusal:
-        raise ValueError(f"{refusal} Or move it out of the folder.") from None
 
 
 def _averaged(scan: Scan, average: int) -> Pixels:
