@@ -55,7 +55,9 @@ class Crystal:
         """
         turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
         cell = np.array(self.cell) @ turn
-        many = int(1.5 * extent / np.sqrt(abs(np.linalg.det(cell)))) + 2
+        # Rows of cells are at least so far apart, and the far corner of the square is 1.42 away.
+        apart = abs(np.linalg.det(cell)) / np.linalg.norm(cell, axis=1).max()
+        many = int(1.6 * extent / apart) + 1
         cells = np.stack(np.meshgrid(*[np.arange(-many, many + 1)] * 2), -1).reshape(-1, 2)
         weights = np.array([sum(z**EXPONENT for z in atoms) for _, _, atoms in self.columns])
         inside = np.array([place for *place, _ in self.columns])
