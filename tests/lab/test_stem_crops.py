@@ -116,7 +116,7 @@ def test_tiles_lie_side_by_side_and_show_something() -> None:
 
 
 def test_too_small_or_empty_images_are_refused() -> None:
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - the whole message is compared
         random_crops(numbered((64, 48)), 64, uniforms(0, 0, 1))
     assert str(caught.value) == (
         "training scans must be at least as large as a crop of 64 x 64 pixels; one has 64 x 48, "
@@ -127,7 +127,7 @@ def test_too_small_or_empty_images_are_refused() -> None:
         (numbered((64, 16)), "they are smaller than that"),
         ([np.zeros((128, 64), np.float32)], "none of 2 tiles shows as much"),
     ]:
-        with pytest.raises(ValueError) as caught:
+        with pytest.raises(ValueError) as caught:  # noqa: PT011 - the whole message is compared
             tiles(images, 64)
         assert str(caught.value) == (
             "held-out scans must have a tile of 64 x 64 pixels that shows at least a tenth of a "
@@ -196,7 +196,7 @@ def test_as_many_crops_are_damaged_as_asked_for_in_all_ways_and_the_others_untou
 
 
 def test_a_share_that_is_none_is_refused() -> None:
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - the whole message is compared
         damage(undamaged(), uniforms(0, 0, 1000), 2)
     assert str(caught.value) == (
         "damage: share is that of the training scans which are damaged, so it must be from 0 to 1; "

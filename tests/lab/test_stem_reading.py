@@ -194,7 +194,7 @@ def test_without_rosettasciio_a_file_of_gatan_says_what_to_install(
     path = tmp_path / "scan.dm3"
     path.touch()
     assert refusal(path, ImportError) == (
-        "FILE is a file of Gatan's, for which rosettasciio is needed, which is not installed here. "
+        "FILE is a file of Gatan's, for which rosettasciio is needed; it is not installed here. "
         'Install it with: pip install "alrc[stem]"'
     )
 

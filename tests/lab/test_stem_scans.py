@@ -1,6 +1,5 @@
 """Many scans: how they are found, averaged, scaled and split; and the simulated ones."""
 
-import re
 from pathlib import Path
 
 import numpy as np
@@ -152,7 +151,8 @@ def test_simulated_scans_are_counts_and_the_same_at_every_call() -> None:
         np.testing.assert_array_equal(scan.pixels, again.pixels)
         assert (scan.pixels.shape, scan.pixels.dtype) == ((512, 512), np.float32)
         assert (scan.pixels == np.floor(scan.pixels)).all()
-        assert scan.pixels.min() >= 0 and np.ptp(scan.pixels) > 20
+        assert scan.pixels.min() >= 0
+        assert np.ptp(scan.pixels) > 20
         assert scan.pixel_size == 0.02
     assert len({scan.name for scan in first}) == len(first) == 12
 

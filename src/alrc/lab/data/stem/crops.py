@@ -106,8 +106,8 @@ def tiles(images: Sequence[Pixels], side: int) -> Crops:
     if not kept:
         found = f"none of {len(cut)} tiles shows as much" if cut else "they are smaller than that"
         raise ValueError(
-            f"held-out scans must have a tile of {side} x {side} pixels that shows at least a tenth "
-            f"of a scan's range, because what was learned is measured there; {found}. Pass a "
+            f"held-out scans must have a tile of {side} x {side} pixels that shows at least a "
+            f"tenth of a scan's range, because what was learned is measured there; {found}. Pass a "
             "smaller side, a smaller average, or other scans."
         )
     return np.stack(kept)

@@ -97,9 +97,7 @@ SILICON_110 = Crystal(
 MOLYBDENUM_SULPHIDE = Crystal(
     _rhombus(0.316), ((1 / 3, 2 / 3, (MOLYBDENUM,)), (2 / 3, 1 / 3, (SULPHUR, SULPHUR)))
 )
-MAGNESIUM_0001 = Crystal(
-    _rhombus(0.321), ((0.0, 0.0, (MAGNESIUM,)), (1 / 3, 2 / 3, (MAGNESIUM,)))
-)
+MAGNESIUM_0001 = Crystal(_rhombus(0.321), ((0.0, 0.0, (MAGNESIUM,)), (1 / 3, 2 / 3, (MAGNESIUM,))))
 GALLIUM_NITRIDE = Crystal(_rhombus(0.319), ((0.0, 0.0, (GALLIUM,)), (1 / 3, 2 / 3, (GALLIUM,))))
 CERIA_110 = Crystal(
     _rectangle(0.5411, 0.3826),

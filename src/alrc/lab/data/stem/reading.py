@@ -150,7 +150,9 @@ def _read_tiff(path: Path) -> tuple[NDArray[Any], float | None]:
     try:
         with tifffile.TiffFile(path) as file:
             page = file.pages.first
-            frames = math.prod(file.series[0].shape[:-2]) if len(file.pages) == 1 else len(file.pages)
+            frames = (
+                math.prod(file.series[0].shape[:-2]) if len(file.pages) == 1 else len(file.pages)
+            )
             ends = [
                 start + size
                 for part in file.pages
@@ -225,7 +227,7 @@ def _read_digital_micrograph(path: Path) -> tuple[NDArray[Any], float | None]:
         from rsciio.digitalmicrograph import file_reader
     except ModuleNotFoundError as error:
         raise ImportError(
-            f"{path} is a file of Gatan's, for which rosettasciio is needed, which is not installed "
+            f"{path} is a file of Gatan's, for which rosettasciio is needed; it is not installed "
             'here. Install it with: pip install "alrc[stem]"'
         ) from error
     try:
