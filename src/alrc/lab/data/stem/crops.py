@@ -55,7 +55,8 @@ def random_crops(
 def _choice(random: NDArray[np.float32], count: int | NDArray[np.int64]) -> NDArray[np.int64]:
     """Numbers from 0 to below ``count``, each as likely; a 32-bit uniform number can be 1."""
     chosen = (random.astype(np.float64) * count).astype(np.int64)
-    return np.minimum(chosen, np.asarray(count) - 1)
+    inside: NDArray[np.int64] = np.minimum(chosen, np.asarray(count) - 1)
+    return inside
 
 
 def _turned(crops: Crops, ways: NDArray[np.int64]) -> Crops:

@@ -133,7 +133,7 @@ def _scaled(image: Pixels) -> Pixels:
 
 
 def _by_columns(images: Sequence[Pixels]) -> tuple[list[Pixels], list[Pixels]]:
-    firsts = [round(image.shape[1] * (1 - HELD_OUT_COLUMNS)) for image in images]
+    firsts = [int(image.shape[1] * (1 - HELD_OUT_COLUMNS)) for image in images]
     pairs = list(zip(images, firsts, strict=True))
     return [x[:, :first] for x, first in pairs], [x[:, first:] for x, first in pairs]
 
