@@ -300,9 +300,7 @@ def test_an_image_that_is_stored_inverted_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("options", [{}, {"rowsperstrip": 8}, {"tile": (32, 32)}])
 @pytest.mark.parametrize("kept", [0.02, 0.5, 0.995])
-def test_a_truncated_tiff_is_refused(
-    tmp_path: Path, options: dict[str, Any], kept: float, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_truncated_tiff_is_refused(tmp_path: Path, options: dict[str, Any], kept: float) -> None:
     path = tmp_path / "scan.tif"
     tifffile.imwrite(path, image(), **options)
     content = path.read_bytes()

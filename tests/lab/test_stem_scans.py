@@ -153,7 +153,7 @@ def test_simulated_scans_are_counts_and_the_same_at_every_call() -> None:
         assert (scan.pixels == np.floor(scan.pixels)).all()
         assert scan.pixels.min() >= 0
         assert np.ptp(scan.pixels) > 20
-        assert scan.pixel_size == 0.02
+        assert scan.pixel_size == 0.0125
     assert len({scan.name for scan in first}) == len(first) == 12
 
 
@@ -168,7 +168,7 @@ def test_the_spacing_of_the_planes_is_the_crystals(crystal, spacings: list[float
     rng = np.random.default_rng(0)
     image = simulated._imaged(rng, *specimen(rng))
     spectrum = np.abs(np.fft.fft2((image - image.mean()) * np.outer(*[np.hanning(512)] * 2)))
-    frequencies = np.hypot(*np.meshgrid(*[np.fft.fftfreq(512, 0.02)] * 2))
+    frequencies = np.hypot(*np.meshgrid(*[np.fft.fftfreq(512, 0.0125)] * 2))
     spectrum[frequencies < 1.5] = 0  # the clouds
     strongest = 1 / frequencies.flat[spectrum.argmax()]
     assert any(strongest == pytest.approx(spacing, rel=0.04) for spacing in spacings)
@@ -186,7 +186,7 @@ def test_a_crystal_covers_the_whole_square_at_any_angle() -> None:
 
 def test_lines_are_displaced_as_wholes() -> None:
     """A single column of atoms, so large that each line shows its place."""
-    places, brightness = np.array([[5.12, y] for y in np.arange(0, 10.3, 0.02)]), np.ones(515)
+    places, brightness = np.array([[3.2, y] for y in np.arange(0, 6.4, 0.0125)]), np.ones(512)
     image = simulated._imaged(np.random.default_rng(3), places, brightness, np.zeros((512, 512)))
     centres = (image * np.arange(512)).sum(1) / image.sum(1)
     assert 0.2 < (centres - ndimage.gaussian_filter1d(centres, 20)).std() < 1.5

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 import numpy as np
-from scipy import ndimage
+from scipy import ndimage  # type: ignore[import-untyped]
 
 from alrc.lab.data.stem.crystals import (
     CERIA_110,
@@ -32,14 +32,14 @@ from alrc.lab.data.stem.reading import Scan
 __all__ = ["SIDE", "simulated_scans"]
 
 SIDE = 512  # pixels
-PIXEL_SIZE = 0.02  # nm
+PIXEL_SIZE = 0.0125  # nm
 EXTENT = SIDE * PIXEL_SIZE
-PROBE = 2.4  # pixels: standard deviation of a spot, whose full width at half maximum is 0.11 nm
-REACH = 10  # pixels around a column of atoms in which its spot is drawn
+PROBE = 3.2  # pixels: standard deviation of a spot, whose full width at half maximum is 0.09 nm
+REACH = 13  # pixels around a column of atoms in which its spot is drawn
 TREMBLE = 0.004  # nm, of each column of atoms about its place
 GAP = 0.1  # nm: columns of two crystals are no nearer to each other than about that
-SHAKE = 0.15  # pixels, of each line by itself
-SWAY = 0.5  # pixels, of about ten lines together
+SHAKE = 0.2  # pixels, of each line by itself
+SWAY = 0.7  # pixels, of about ten lines together
 DARK = 0.5  # electrons counted in each pixel where there is nothing
 SEED = 1
 
@@ -51,7 +51,7 @@ Specimen: TypeAlias = Callable[[np.random.Generator], tuple[Field, Field, Field]
 
 @functools.cache
 def simulated_scans() -> tuple[Scan, ...]:
-    """Twelve scans of 512 x 512 pixels of 0.02 nm: the same at every call.
+    """Twelve scans of 512 x 512 pixels of 0.0125 nm: the same at every call.
 
     Films of growing thickness with vacancies and dopants, boundaries of two grains or materials,
     and particles on an amorphous support, of nine crystals, at doses that differ up to sixfold.
@@ -124,7 +124,7 @@ def _film(crystal: Crystal, thin: float, vacancies: float = 0.0, dopants: float 
         way, chance = 2 * np.pi * rng.random(), rng.random(len(places))
         brightness = np.where(chance < vacancies, 0.35 * brightness, brightness)
         brightness = np.where(chance > 1 - dopants, 1.7 * brightness, brightness)
-        background = 0.25 * _wedge(_pixels(), way, thin) + 0.06 * _clouds(rng, 40)
+        background = 0.25 * _wedge(_pixels(), way, thin) + 0.06 * _clouds(rng, 50)
         return places, brightness * _wedge(places, way, thin), background
 
     return specimen
@@ -193,7 +193,7 @@ def _particles(crystal: Crystal, many: int, radius: float) -> Specimen:
 SPECIMENS: tuple[tuple[str, Specimen, float], ...] = (  # with the dose: counts of a pixel at 1
     ("strontium titanate, wedge", _film(STRONTIUM_TITANATE, thin=0.3), 60),
     ("gold, grain boundary", _boundary(GOLD_110, GOLD_001, thin=0.6), 40),
-    ("platinum particles on carbon", _particles(PLATINUM_110, many=7, radius=1.3), 50),
+    ("platinum particles on carbon", _particles(PLATINUM_110, many=7, radius=0.9), 50),
     ("molybdenum sulphide, vacancies", _film(MOLYBDENUM_SULPHIDE, 0.8, vacancies=0.04), 30),
     ("silicon, wedge", _film(SILICON_110, thin=0.25), 40),
     (
@@ -201,11 +201,11 @@ SPECIMENS: tuple[tuple[str, Specimen, float], ...] = (  # with the dose: counts 
         _boundary(STRONTIUM_TITANATE, SILICON_110, thin=0.7, contrast=0.45),
         80,
     ),
-    ("gold particle on carbon", _particles(GOLD_110, many=1, radius=3.6), 60),
+    ("gold particle on carbon", _particles(GOLD_110, many=1, radius=2.4), 60),
     ("magnesium, dopants", _film(MAGNESIUM_0001, thin=0.5, dopants=0.03), 25),
     ("ceria, wedge", _film(CERIA_110, thin=0.2, vacancies=0.01), 100),
     ("gallium nitride, grain boundary", _boundary(GALLIUM_NITRIDE, GALLIUM_NITRIDE, 0.5), 35),
-    ("ceria particles on carbon", _particles(CERIA_110, many=4, radius=2.2), 120),
+    ("ceria particles on carbon", _particles(CERIA_110, many=4, radius=1.5), 120),
     (
         "molybdenum sulphide on gold",
         _boundary(GOLD_001, MOLYBDENUM_SULPHIDE, thin=0.6, contrast=0.5),
