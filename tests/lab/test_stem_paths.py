@@ -166,25 +166,23 @@ def test_the_partial_scans_of_the_original_can_come_out(number: str) -> None:
     scan = tifffile.imread(REAL_SCANS / f"partial-scan-{number}.tif").astype(float)
     target = 2.0 * tifffile.imread(REAL_SCANS / f"truth-{number}.tif") - 1
     mask = dwell(spiral(512, 1 / 20))
-    on_path = torch.from_numpy(mask).double()
-    ends = [
-        dwell_scan(torch.from_numpy(target), on_path, torch.full((512, 512), u).double()).numpy()
-        for u in (0.0, 1.0)
-    ]
-    # Undo their scales: without noise the formula is m^2 x on the path, and linear in the noise.
-    d = [end * _most(target, mask, u) for u, end in enumerate(ends)]
+    shifted = []  # d + 1 without noise, and with as much as there can be
+    for u in (0.0, 1.0):
+        noise = torch.full((512, 512), u, dtype=torch.float64)
+        ours = dwell_scan(torch.from_numpy(target), torch.from_numpy(mask).double(), noise)
+        shifted.append(ours.numpy() * _most(target, mask, u))
     visited = mask > 0
-    bounds = np.sort([x[visited] / scan[visited] for x in d], axis=0)
+    bounds = np.sort([ends[visited] / scan[visited] for ends in shifted], axis=0)
     least, most = bounds[0].max(), bounds[1].min()
     assert least <= most * (1 + 1e-5)
-    scale = (least + most) / 2
-    spread = np.abs(d[1] - d[0])[visited]
-    noise = ((scale * scan - d[0]) / (d[1] - d[0]))[visited][spread > 0.05]
+    noisy = np.abs(shifted[1] - shifted[0]) > 0.05
+    none, all_of_it = (ends[noisy] for ends in shifted)
+    noise = ((least + most) / 2 * scan[noisy] - none) / (all_of_it - none)
     assert noise.mean() == pytest.approx(0.5, abs=0.01)
     assert noise.std() == pytest.approx(12**-0.5, abs=0.01)
 
 
-def _most(target: np.ndarray, mask: np.ndarray, u: int) -> float:
+def _most(target: np.ndarray, mask: np.ndarray, u: float) -> float:
     """The greatest d + 1, by which a scan is divided."""
     b = 2 * unit(gaussian_5x5(target)) - 1
     d = mask * (mask * target + 2 * (1 - mask) * u * b)
