@@ -113,3 +113,23 @@ def test_random_numbers_are_uniform_and_unlike_each_other() -> None:
     assert np.abs(np.corrcoef(numbers.T) - np.eye(4)).max() < 0.03
     assert np.abs(np.corrcoef(numbers[1:, 1], numbers[:-1, 1])[0, 1]) < 0.03
     assert (numbers != uniforms(1, 0, 20_000)).mean() > 0.99
+
+
+def test_random_numbers_are_those_that_runs_of_the_past_had() -> None:
+    plain = np.random.Generator(np.random.Philox(key=3)).random((8, 4)).astype(np.float32)
+    np.testing.assert_array_equal(uniforms(3, 2, 8), plain[2:])
+
+
+@pytest.mark.parametrize("numbers", [1, 4, 6, 64])
+def test_more_random_numbers_do_not_depend_on_how_many_are_prepared(numbers: int) -> None:
+    whole = uniforms(3, 0, 20, numbers)
+    assert whole.shape == (20, numbers)
+    parts = [uniforms(3, start, start + 5, numbers) for start in (0, 5, 10, 15)]
+    np.testing.assert_array_equal(np.concatenate(parts), whole)
+    assert len(np.unique(whole)) == whole.size  # no number is used twice
+
+
+def test_streams_of_random_numbers_have_none_in_common() -> None:
+    streams = [uniforms(seed, 0, 1000, stream=stream) for seed in (0, 1) for stream in (0, 1)]
+    flat = np.stack([numbers.ravel() for numbers in streams])
+    assert np.abs(np.corrcoef(flat) - np.eye(4)).max() < 0.06

@@ -15,7 +15,7 @@ from real_scans import REAL_SCANS, needs_real_scans
 
 from alrc.lab.data.stem.scans import read_scan
 
-EXPORT = "Copy or export it again; a TIFF without compression."
+AGAIN = "Copy it again, or save it anew"
 FRAMES = (
     "Save each frame or channel to a file of its own; in ImageJ with Image > Stacks > Stack to "
     "Images, or Image > Color > Split Channels."
@@ -182,7 +182,7 @@ def test_files_of_gatan_that_are_no_single_image_are_refused(
     digital_micrograph(NotImplementedError("not a DM3/DM4 file."))
     assert refusal(path) == (
         "FILE must be a whole DM3 or DM4 file that can be read; it could not be: not a DM3/DM4 "
-        f"file. {EXPORT}"
+        f"file. {AGAIN}."
     )
 
 
@@ -307,7 +307,7 @@ def test_a_truncated_tiff_is_refused(tmp_path: Path, options: dict[str, Any], ke
     path.write_bytes(content[: int(len(content) * kept)])
     assert re.fullmatch(
         r"FILE must be a whole TIFF file that can be read; it could not be: [^\n]+\. "
-        + re.escape(EXPORT),
+        + re.escape(f"{AGAIN} without compression."),
         refusal(path),
     )
 
@@ -320,7 +320,7 @@ def test_damaged_numpy_files_are_refused(tmp_path: Path) -> None:
         path.write_bytes(damaged)
         assert re.fullmatch(
             r"FILE must be a whole NumPy file that can be read; it could not be: [\s\S]+\. "
-            + re.escape(EXPORT),
+            + re.escape(f"{AGAIN}."),
             refusal(path),
         )
     np.save(path, np.array([{"an": "object"}]), allow_pickle=True)

@@ -34,16 +34,27 @@ def example_order(num_examples: int, seed: int, start: int, stop: int) -> NDArra
     return np.concatenate(passes)[start - offset : stop - offset]
 
 
-def uniforms(seed: int, start: int, stop: int) -> NDArray[np.float32]:
-    """Four numbers, uniform from 0 to 1, for each of the positions ``start`` to ``stop - 1``.
+def uniforms(
+    seed: int, start: int, stop: int, numbers: int = 4, stream: int = 0
+) -> NDArray[np.float32]:
+    """Numbers, uniform from 0 to 1, for each of the positions ``start`` to ``stop - 1``.
+
+    Args:
+        seed: Of the run.
+        start: The first position.
+        stop: The one behind the last.
+        numbers: For each position.
+        stream: Others have nothing to do with each other, as if the seed were another.
 
     Returns:
-        Shape ``(stop - start, 4)``.
+        Shape ``(stop - start, numbers)``.
     """
     # Philox turns its counter into four numbers, whatever was drawn before: the counter is the
-    # position.
-    generator = np.random.Generator(np.random.Philox(key=seed, counter=start))
-    return generator.random((stop - start, 4)).astype(np.float32)
+    # position, or that of the first of as many fours as a position needs.
+    fours = -(-numbers // 4)
+    philox = np.random.Philox(key=seed + (stream << 64), counter=start * fours)
+    drawn = np.random.Generator(philox).random((stop - start, 4 * fours))
+    return drawn[:, :numbers].astype(np.float32)
 
 
 def batches_of(

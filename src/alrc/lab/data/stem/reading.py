@@ -11,7 +11,7 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-__all__ = ["SUFFIXES", "Pixels", "Scan", "check_pixels", "read_scan"]
+__all__ = ["SUFFIXES", "Pixels", "Scan", "check_pixels", "read_image", "read_scan"]
 
 Pixels = NDArray[np.float32]
 
@@ -68,23 +68,31 @@ def read_scan(path: Path) -> Scan:
             in a row or column.
         ImportError: If rosettasciio is needed, and is not there.
     """
+    image, pixel_size = read_image(path)
+    return Scan(path.name, check_pixels(path, image), pixel_size)
+
+
+def read_image(path: Path) -> tuple[NDArray[Any], float | None]:
+    """What :func:`read_scan` reads, before it looks at shape and values.
+
+    Returns:
+        The image as it is stored, and the side of a pixel in nanometres, if it is known.
+    """
     if not path.is_file():
         found = "it is a folder" if path.is_dir() else "it is not there"
         raise FileNotFoundError(f"{path} must be a file with a scan; {found}. Pass another path.")
     suffix = path.suffix.lower()
     if suffix in TIFF:
-        image, pixel_size = _read_tiff(path)
-    elif suffix == ".npy":
-        image, pixel_size = _read_npy(path), None
-    elif suffix in DIGITAL_MICROGRAPH:
-        image, pixel_size = _read_digital_micrograph(path)
-    else:
-        raise ValueError(
-            f"{path} must be one of {', '.join(SUFFIXES)}, because other files of microscopes are "
-            f"not read; its name ends in {suffix or 'nothing'!r}. Save the scan as TIFF, in "
-            "ImageJ for example."
-        )
-    return Scan(path.name, check_pixels(path, image), pixel_size)
+        return _read_tiff(path)
+    if suffix == ".npy":
+        return _read_npy(path), None
+    if suffix in DIGITAL_MICROGRAPH:
+        return _read_digital_micrograph(path)
+    raise ValueError(
+        f"{path} must be one of {', '.join(SUFFIXES)}, because other files of microscopes are not "
+        f"read; its name ends in {suffix or 'nothing'!r}. Save the scan as TIFF, in ImageJ for "
+        "example."
+    )
 
 
 def check_pixels(path: Path, image: NDArray[Any]) -> Pixels:
@@ -133,8 +141,8 @@ def _check_type(path: Path, image: NDArray[Any], mend: str) -> NDArray[Any]:
 def _unreadable(path: Path, kind: str, error: object) -> ValueError:
     reason = str(error).strip().rstrip(".") or type(error).__name__
     return ValueError(
-        f"{path} must be a whole {kind} file that can be read; it could not be: {reason}. Copy or "
-        "export it again; a TIFF without compression."
+        f"{path} must be a whole {kind} file that can be read; it could not be: {reason}. Copy "
+        f"it again, or save it anew{' without compression' if kind == 'TIFF' else ''}."
     )
 
 
