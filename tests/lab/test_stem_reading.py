@@ -13,6 +13,7 @@ import tifffile
 from PIL import Image
 from real_scans import REAL_SCANS, needs_real_scans
 
+from alrc.lab.data.stem.reading import read_image
 from alrc.lab.data.stem.scans import read_scan
 
 AGAIN = "Copy it again, or save it anew"
@@ -193,7 +194,7 @@ def test_without_rosettasciio_a_file_of_gatan_says_what_to_install(
     monkeypatch.delitem(sys.modules, "rsciio.digitalmicrograph", raising=False)
     path = tmp_path / "scan.dm3"
     path.touch()
-    assert refusal(path, ImportError) == (
+    assert refusal(path) == (
         "FILE is a file of Gatan's, for which rosettasciio is needed; it is not installed here. "
         'Install it with: pip install "alrc[stem]"'
     )
@@ -239,6 +240,15 @@ def test_what_cannot_be_trained_with_is_refused(
     path = tmp_path / f"scan.{suffix}"
     tifffile.imwrite(path, pixels) if suffix == "tif" else np.save(path, pixels)
     assert refusal(path) == message
+
+
+def test_an_image_can_be_read_whatever_its_values(tmp_path: Path) -> None:
+    path = tmp_path / "partial.tif"
+    resolution = {"imagej": True, "resolution": (50, 50), "metadata": {"unit": "nm"}}
+    tifffile.imwrite(path, with_pixel(np.nan), **resolution)
+    pixels, pixel_size = read_image(path)
+    np.testing.assert_array_equal(pixels, with_pixel(np.nan))
+    assert pixel_size == pytest.approx(0.02)
 
 
 def test_other_types_of_numbers_are_refused(tmp_path: Path) -> None:

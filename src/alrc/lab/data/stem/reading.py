@@ -65,8 +65,7 @@ def read_scan(path: Path) -> Scan:
         FileNotFoundError: If there is no such file.
         ValueError: If it cannot be read, holds more or less than one image of one channel, numbers
             of another type, NaN or infinity, the same number in all pixels, or fewer than 64 pixels
-            in a row or column.
-        ImportError: If rosettasciio is needed, and is not there.
+            in a row or column; or if rosettasciio is needed, and is not there.
     """
     image, pixel_size = read_image(path)
     return Scan(path.name, check_pixels(path, image), pixel_size)
@@ -234,7 +233,7 @@ def _read_digital_micrograph(path: Path) -> tuple[NDArray[Any], float | None]:
     try:
         from rsciio.digitalmicrograph import file_reader
     except ModuleNotFoundError as error:
-        raise ImportError(
+        raise ValueError(
             f"{path} is a file of Gatan's, for which rosettasciio is needed; it is not installed "
             'here. Install it with: pip install "alrc[stem]"'
         ) from error

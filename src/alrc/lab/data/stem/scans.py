@@ -65,7 +65,6 @@ def load_scans(scans: str, average: int = 1, split: Literal["scans", "columns"] 
         FileNotFoundError: If there are no scans.
         ValueError: If a scan is refused by :func:`read_scan`, has fewer than 64 pixels in a row or
             column after averaging, or if there is only one and whole scans are to be held out.
-        ImportError: If rosettasciio is needed, and is not there.
     """
     if average < 1:
         raise ValueError(
