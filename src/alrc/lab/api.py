@@ -146,10 +146,13 @@ class Outcome:
     Args:
         losses: Trained with, after each was limited by itself; any shape, the same in each step.
         logged: Only kept for the report; any shape, the same in each step.
+        unlimited: Trained with as they are, and kept for the report as what is logged is: losses
+            that no arm is to limit, such as those of an adversary. No name is that of another.
     """
 
     losses: Mapping[str, Tensor]
     logged: Mapping[str, Tensor] = field(default_factory=dict)
+    unlimited: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -217,7 +220,8 @@ class Task(Options):
         raise NotImplementedError
 
     def combine(self, phase: str, losses: Mapping[str, Tensor]) -> Tensor:
-        """What a phase minimises, from its limited losses: the sum of their means."""
+        """What a phase minimises: the sum of the means of its losses, of which those of a step
+        are limited, and the unlimited ones as they were given."""
         return functools.reduce(torch.add, (loss.mean() for loss in losses.values()))
 
     def phases(self, step: int, training: Training) -> Sequence[str]:
