@@ -219,6 +219,14 @@ class Task(Options):
         """
         raise NotImplementedError
 
+    def baselines(self) -> Mapping[str, Mapping[str, float]]:
+        """What needs no training gives in each metric, by its name: ``{"image mean": {...}}``.
+
+        It stands beside results in reports. It depends on data alone: neither on a seed of a run
+        nor on a network. Random numbers that it draws are the same in every call.
+        """
+        return {}
+
     def combine(self, phase: str, losses: Mapping[str, Tensor]) -> Tensor:
         """What a phase minimises: the sum of the means of its losses, of which those of a step
         are limited, and the unlimited ones as they were given."""
