@@ -202,7 +202,7 @@ def lone_run(study: Study) -> Iterator[Block]:
     beside = f" {untrained(study, run.setting)}" if run.untrained else ""
     yield Paragraph(
         f"This is one run: {code(run.config['task'])} with {code(run.arm)}, seed {run.seed}, "
-        f"{plural(run.steps, 'step')}. {outcome} At the end: {'; '.join(numbers)}.{limited}{beside} A "
-        "single run is compared with nothing.",
+        f"{plural(run.steps, 'step')}. {outcome} At the end: {'; '.join(numbers)}.{limited}"
+        f"{beside} A single run is compared with nothing.",
         lead=True,
     )

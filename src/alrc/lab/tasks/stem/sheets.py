@@ -1,0 +1,164 @@
+"""Sheets of examples: what networks were given, the truth, what they made of it, and the error."""
+
+import copy
+import math
+from collections.abc import Sequence
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import Colormap
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
+from numpy.typing import ArrayLike, NDArray
+
+__all__ = ["scale_bar", "sheet"]
+
+Floats = NDArray[np.float64]
+DOTS = 100  # to an inch
+PANEL, GAP, TOP, RIGHT = 2.4, 0.06, 0.3, 0.7  # inches: of an image, between two, and for words
+LONGEST = 0.4  # of the width of an image that a scale bar may take
+UNITS = (("mm", 1e6), ("µm", 1e3), ("nm", 1.0), ("pm", 1e-3))  # in nm
+SIZE = 10  # of letters
+BROKEN = "#CC79A7"  # of pixels that are NaN or infinite
+
+
+def sheet(
+    rows: Sequence[tuple[ArrayLike, ArrayLike, ArrayLike]],
+    labels: Sequence[str] = ("input", "truth", "completion"),
+    pixel_size: float | None = None,
+) -> NDArray[np.float32]:
+    """Draws examples beneath each other: input, truth, completion, and completion minus truth.
+
+    Grey values of truth and completion are those of the truth's own range; an input has its own.
+    Errors have one range of colours for the whole sheet, that of the largest, with 0 in its middle.
+    Pixels that are NaN or infinite are pink.
+
+    Args:
+        rows: Of each example the input ``(h, w)``, of any size, and truth and completion
+            ``(H, W)``.
+        labels: Of these three columns.
+        pixel_size: Side of a pixel of the truth in nm, if it is known: each truth then has a scale
+            bar.
+
+    Returns:
+        The sheet as an image ``(height, width, 3)``, from 0 to 1.
+
+    Raises:
+        ValueError: If there is no example, or a completion has another shape than its truth.
+    """
+    examples = [[np.asarray(x, np.float64) for x in row] for row in rows]
+    _check(examples)
+    columns, count = [*labels, f"{labels[-1]} - {labels[-2]}"], len(examples)
+    width = 4 * PANEL + 3 * GAP + RIGHT
+    height = TOP + count * PANEL + (count - 1) * GAP
+    # Its own canvas: pyplot would keep the figure, and the state of the user's would change.
+    figure = Figure(figsize=(width, height), dpi=DOTS, facecolor="white")
+    canvas = FigureCanvasAgg(figure)
+    errors = [completion - truth for _, truth, completion in examples]
+    most = max((float(np.abs(x[np.isfinite(x)]).max(initial=0)) for x in errors), default=0) or 1.0
+    for i, (example, error) in enumerate(zip(examples, errors, strict=True)):
+        low = height - TOP - (i + 1) * PANEL - i * GAP
+        given, truth, completion = example
+        grey = _range(truth)
+        for j, (image, (least, largest), colours) in enumerate(
+            (
+                (given, _range(given), "gray"),
+                (truth, grey, "gray"),
+                (completion, grey, "gray"),
+                (error, (-most, most), "RdBu_r"),
+            )
+        ):
+            left = j * (PANEL + GAP)
+            axes = figure.add_axes(
+                (left / width, low / height, PANEL / width, PANEL / height), frameon=False
+            )
+            drawn = axes.imshow(
+                np.ma.masked_invalid(image),
+                _colours(colours),
+                vmin=least,
+                vmax=largest,
+                interpolation="antialiased",
+            )
+            axes.set(xticks=[], yticks=[])
+            if i == 0:
+                axes.set_title(columns[j], fontsize=SIZE, color="black", pad=4)
+        axes = figure.axes[4 * i + 1]
+        if pixel_size is not None:
+            _draw_bar(axes, truth.shape, pixel_size)
+    bar = figure.add_axes(
+        ((4 * PANEL + 4 * GAP) / width, low / height, 0.12 / width, PANEL / height)
+    )
+    scale = figure.colorbar(drawn, cax=bar)
+    scale.ax.tick_params(labelsize=SIZE - 2, colors="black")
+    canvas.draw()
+    pixels = np.asarray(canvas.buffer_rgba())[..., :3]
+    return pixels.astype(np.float32) / 255
+
+
+def scale_bar(width: float) -> tuple[float, str]:
+    """A round length that fits into an image of so many nm.
+
+    Returns:
+        The length in nm, and how it is written: 1, 2 or 5 times a power of ten.
+
+    Example:
+        >>> scale_bar(12.8)
+        (5.0, '5 nm')
+        >>> scale_bar(2500.0)
+        (1000.0, '1 µm')
+    """
+    most = LONGEST * width
+    power = 10.0 ** math.floor(math.log10(most) + 1e-9)
+    length = next(n for n in (5, 2, 1) if n * power <= most * (1 + 1e-9)) * power
+    unit, size = next((u for u in UNITS if length >= u[1] * (1 - 1e-9)), UNITS[-1])
+    return length, f"{length / size:g} {unit}"
+
+
+def _check(examples: Sequence[Sequence[Floats]]) -> None:
+    if not examples:
+        raise ValueError("sheet: rows must hold at least one example, to have something to draw.")
+    for i, (given, truth, completion) in enumerate(examples):
+        if truth.ndim != 2 or given.ndim != 2 or truth.shape != completion.shape:
+            raise ValueError(
+                "sheet: each row must be three images, the last two of one shape, because their "
+                f"difference is drawn; row {i} has {given.shape}, {truth.shape} and "
+                f"{completion.shape}."
+            )
+
+
+def _range(image: Floats) -> tuple[float, float]:
+    """Of what is finite; never empty."""
+    there = image[np.isfinite(image)]
+    least, largest = (float(there.min()), float(there.max())) if there.size else (0.0, 1.0)
+    return (least, largest) if largest > least else (least, least + 1.0)
+
+
+def _colours(name: str) -> Colormap:
+    colours = copy.copy(matplotlib.colormaps[name])  # a copy, since they are shared
+    colours.set_bad(BROKEN)
+    return colours
+
+
+def _draw_bar(axes: Axes, shape: tuple[int, ...], pixel_size: float) -> None:
+    """In the lower left corner, white with a dark edge, to be seen on any image."""
+    height, width = shape
+    length, words = scale_bar(width * pixel_size)
+    left, low, thick = 0.05 * width - 0.5, 0.95 * height - 0.5, 0.022 * height
+    axes.add_patch(
+        Rectangle(
+            (left, low - thick),
+            length / pixel_size,
+            thick,
+            fc="white",
+            ec="black",
+            lw=0.5,
+            aa=False,
+        )
+    )
+    text = axes.text(
+        left, low - 1.8 * thick, words, fontsize=SIZE, color="white", ha="left", va="bottom"
+    )
+    text.set_path_effects([withStroke(linewidth=2, foreground="black")])
