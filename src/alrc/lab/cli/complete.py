@@ -87,11 +87,11 @@ def _completion(task: Any, networks: Any, device: str) -> Any:
     others beside it, as it would where it normalises over a batch."""
     import torch
 
-    from alrc.lab.engine.finished import using
+    from alrc.lab.engine.outcome import evaluating
 
     def of_tile(values: "NDArray[np.float32]", mask: "NDArray[np.float32]") -> Any:
         given = (torch.from_numpy(x)[None].to(device) for x in (values, mask.copy()))
-        with using(networks):
+        with evaluating(networks):
             return task.complete(networks, *given)[0].cpu().numpy()
 
     return of_tile

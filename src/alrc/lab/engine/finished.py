@@ -7,14 +7,11 @@ import torch
 from alrc.lab.api import Networks, Task
 from alrc.lab.engine.files import read_json
 from alrc.lab.engine.naming import Named
-from alrc.lab.engine.outcome import evaluating
 from alrc.lab.engine.randomness import build, kept
 from alrc.lab.engine.storage import RunFolder
 from alrc.lab.engine.stored import check_config
 
-__all__ = ["open_run", "using"]
-
-using = evaluating  # networks in evaluation mode, without gradients
+__all__ = ["open_run"]
 
 
 def open_run(folder: Path, task: str, device: str = "cpu") -> tuple[Task, Networks]:

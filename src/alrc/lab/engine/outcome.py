@@ -22,6 +22,7 @@ __all__ = [
     "baselines",
     "evaluate",
     "evaluate_all",
+    "evaluating",
     "judge",
     "last_tenth",
     "save_pictures",
