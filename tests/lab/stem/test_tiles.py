@@ -117,8 +117,9 @@ def test_what_is_too_far_from_all_visited_pixels_is_refused() -> None:
     with pytest.raises(ValueError) as caught:  # noqa: PT011 - the whole message is compared
         complete_by_tiles(ramp((16, 40)), mask, 16, plane)
     assert str(caught.value) == (
-        "every part of a scan must have visited pixels within the 16 x 16 pixels of a tile, because "
-        "it is completed from them; 384 pixels have none. Cut the scan to where it was visited."
+        "every part of a scan must have visited pixels within the 16 x 16 pixels of a tile, "
+        "because it is completed from them; 384 pixels have none. Cut the scan to where it was "
+        "visited."
     )
 
 
