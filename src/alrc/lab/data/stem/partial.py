@@ -134,7 +134,9 @@ def _read(path: Path, what: str) -> tuple[NDArray[Any], dict[str, Any]]:
             f"{path} must be a whole file to be read as {what}; it can't be read: {words}. Save it "
             "again, for example as TIFF with ImageJ."
         ) from None
-    shape, array = array.shape, np.squeeze(array)
+    shape = array.shape
+    while array.ndim > 2 and 1 in (array.shape[0], array.shape[-1]):  # one frame, or one channel
+        array = array[0] if array.shape[0] == 1 else array[..., 0]
     if array.ndim != 2:
         raise ValueError(
             f"{path} must hold one image of one channel to be read as {what}; it has the shape "

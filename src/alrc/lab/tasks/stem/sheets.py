@@ -1,6 +1,5 @@
 """Sheets of examples: what networks were given, the truth, what they made of it, and the error."""
 
-import copy
 import math
 from collections.abc import Sequence
 
@@ -8,7 +7,6 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
@@ -22,6 +20,7 @@ PANEL, GAP, TOP, RIGHT = 2.4, 0.06, 0.3, 0.7  # inches: of an image, between two
 LONGEST = 0.4  # of the width of an image that a scale bar may take
 UNITS = (("mm", 1e6), ("µm", 1e3), ("nm", 1.0), ("pm", 1e-3))  # in nm
 SIZE = 10  # of letters
+SHOWN = 0.995  # of all errors are within the range of colours
 BROKEN = "#CC79A7"  # of pixels that are NaN or infinite
 
 
@@ -33,7 +32,8 @@ def sheet(
     """Draws examples beneath each other: input, truth, completion, and completion minus truth.
 
     Grey values of truth and completion are those of the truth's own range; an input has its own.
-    Errors have one range of colours for the whole sheet, that of the largest, with 0 in its middle.
+    Errors have one range of colours for the whole sheet, with 0 in its middle, which 99.5 % of them
+    are within; it is shown beside them.
     Pixels that are NaN or infinite are pink.
 
     Args:
@@ -58,7 +58,7 @@ def sheet(
     figure = Figure(figsize=(width, height), dpi=DOTS, facecolor="white")
     canvas = FigureCanvasAgg(figure)
     errors = [completion - truth for _, truth, completion in examples]
-    most = max((float(np.abs(x[np.isfinite(x)]).max(initial=0)) for x in errors), default=0) or 1.0
+    most = _extent(errors)
     for i, (example, error) in enumerate(zip(examples, errors, strict=True)):
         low = height - TOP - (i + 1) * PANEL - i * GAP
         given, truth, completion = example
@@ -77,7 +77,7 @@ def sheet(
             )
             drawn = axes.imshow(
                 np.ma.masked_invalid(image),
-                _colours(colours),
+                matplotlib.colormaps[colours].with_extremes(bad=BROKEN),
                 vmin=least,
                 vmax=largest,
                 interpolation="antialiased",
@@ -91,7 +91,7 @@ def sheet(
     bar = figure.add_axes(
         ((4 * PANEL + 4 * GAP) / width, low / height, 0.12 / width, PANEL / height)
     )
-    scale = figure.colorbar(drawn, cax=bar)
+    scale = figure.colorbar(drawn, cax=bar, extend="both", extendfrac=0.03)
     scale.ax.tick_params(labelsize=SIZE - 2, colors="black")
     canvas.draw()
     pixels = np.asarray(canvas.buffer_rgba())[..., :3]
@@ -136,10 +136,12 @@ def _range(image: Floats) -> tuple[float, float]:
     return (least, largest) if largest > least else (least, least + 1.0)
 
 
-def _colours(name: str) -> Colormap:
-    colours = copy.copy(matplotlib.colormaps[name])  # a copy, since they are shared
-    colours.set_bad(BROKEN)
-    return colours
+def _extent(errors: Sequence[Floats]) -> float:
+    """What most errors are within, so that a few large ones do not hide all others."""
+    sizes = np.abs(np.concatenate([error[np.isfinite(error)] for error in errors]))
+    if not sizes.size:
+        return 1.0
+    return float(np.quantile(sizes, SHOWN)) or float(sizes.max()) or 1.0
 
 
 def _draw_bar(axes: Axes, shape: tuple[int, ...], pixel_size: float) -> None:
