@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 from numpy.typing import ArrayLike, NDArray
@@ -16,7 +18,8 @@ __all__ = ["scale_bar", "sheet"]
 
 Floats = NDArray[np.float64]
 DOTS = 100  # to an inch
-PANEL, GAP, TOP, RIGHT = 2.4, 0.06, 0.3, 0.7  # inches: of an image, between two, and for words
+PANEL, GAP, TOP, RIGHT = 2.4, 0.06, 0.3, 0.64  # inches: of an image, between two, and for words
+BAR = 0.12  # inches: width of that of the colours
 LONGEST = 0.4  # of the width of an image that a scale bar may take
 UNITS = (("mm", 1e6), ("µm", 1e3), ("nm", 1.0), ("pm", 1e-3))  # in nm
 SIZE = 10  # of letters
@@ -51,51 +54,44 @@ def sheet(
     """
     examples = [[np.asarray(x, np.float64) for x in row] for row in rows]
     _check(examples)
-    columns, count = [*labels, f"{labels[-1]} - {labels[-2]}"], len(examples)
-    width = 4 * PANEL + 3 * GAP + RIGHT
-    height = TOP + count * PANEL + (count - 1) * GAP
-    # Its own canvas: pyplot would keep the figure, and the state of the user's would change.
+    width, height = 4 * (PANEL + GAP) + RIGHT, TOP + len(examples) * (PANEL + GAP) - GAP
+    # Its own canvas: pyplot would keep the figure.
     figure = Figure(figsize=(width, height), dpi=DOTS, facecolor="white")
-    canvas = FigureCanvasAgg(figure)
-    errors = [completion - truth for _, truth, completion in examples]
-    most = _extent(errors)
-    for i, (example, error) in enumerate(zip(examples, errors, strict=True)):
-        low = height - TOP - (i + 1) * PANEL - i * GAP
-        given, truth, completion = example
+    canvas: Any = FigureCanvasAgg(figure)
+
+    def axes(row: int, column: int, wide: float) -> Axes:
+        left, low = column * (PANEL + GAP), height - TOP - row * (PANEL + GAP) - PANEL
+        return figure.add_axes((left / width, low / height, wide / width, PANEL / height))
+
+    most = _extent([completion - truth for _, truth, completion in examples])
+    for row, (given, truth, completion) in enumerate(examples):
         grey = _range(truth)
-        for j, (image, (least, largest), colours) in enumerate(
-            (
-                (given, _range(given), "gray"),
-                (truth, grey, "gray"),
-                (completion, grey, "gray"),
-                (error, (-most, most), "RdBu_r"),
-            )
-        ):
-            left = j * (PANEL + GAP)
-            axes = figure.add_axes(
-                (left / width, low / height, PANEL / width, PANEL / height), frameon=False
-            )
-            drawn = axes.imshow(
-                np.ma.masked_invalid(image),
-                matplotlib.colormaps[colours].with_extremes(bad=BROKEN),
-                vmin=least,
-                vmax=largest,
-                interpolation="antialiased",
-            )
-            axes.set(xticks=[], yticks=[])
-            if i == 0:
-                axes.set_title(columns[j], fontsize=SIZE, color="black", pad=4)
-        axes = figure.axes[4 * i + 1]
+        _draw(axes(row, 0, PANEL), given, "gray", _range(given))
+        _draw(place := axes(row, 1, PANEL), truth, "gray", grey)
+        _draw(axes(row, 2, PANEL), completion, "gray", grey)
+        drawn = _draw(axes(row, 3, PANEL), completion - truth, "RdBu_r", (-most, most))
         if pixel_size is not None:
-            _draw_bar(axes, truth.shape, pixel_size)
-    bar = figure.add_axes(
-        ((4 * PANEL + 4 * GAP) / width, low / height, 0.12 / width, PANEL / height)
+            _draw_bar(place, truth.shape, pixel_size)
+    for place, words in zip(figure.axes, [*labels, f"{labels[-1]} - {labels[-2]}"], strict=False):
+        place.set_title(words, fontsize=SIZE, color="black", pad=4)
+    bar = figure.colorbar(
+        drawn, cax=axes(len(examples) - 1, 4, BAR), extend="both", extendfrac=0.03
     )
-    scale = figure.colorbar(drawn, cax=bar, extend="both", extendfrac=0.03)
-    scale.ax.tick_params(labelsize=SIZE - 2, colors="black")
+    bar.ax.tick_params(labelsize=SIZE - 2, colors="black")
     canvas.draw()
-    pixels = np.asarray(canvas.buffer_rgba())[..., :3]
-    return pixels.astype(np.float32) / 255
+    pixels: NDArray[np.float32] = np.asarray(canvas.buffer_rgba())[..., :3].astype(np.float32)
+    return pixels / np.float32(255)
+
+
+def _draw(axes: Axes, image: Floats, colours: str, extent: tuple[float, float]) -> AxesImage:
+    axes.set_axis_off()
+    return axes.imshow(
+        np.ma.masked_invalid(image),
+        matplotlib.colormaps[colours].with_extremes(bad=BROKEN),
+        vmin=extent[0],
+        vmax=extent[1],
+        interpolation="antialiased",
+    )
 
 
 def scale_bar(width: float) -> tuple[float, str]:
