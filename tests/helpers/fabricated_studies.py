@@ -40,6 +40,7 @@ def write_run(
     evaluations: Sequence[Sequence[float]] | None = None,
     pictures: Mapping[str, str] | None = None,
     sources: Mapping[str, str] | None = None,
+    baselines: Mapping[str, Mapping[str, float | None]] | None = None,
     name: str | None = None,
     folder: Path | None = None,
 ) -> Path:
@@ -114,6 +115,8 @@ def write_run(
             for key, array in series.items()
         },
     }
+    if baselines is not None:
+        result["baselines"] = baselines
     (path / "config.json").write_text(json.dumps(config))
     (path / "result.json").write_text(json.dumps(result))
     return path

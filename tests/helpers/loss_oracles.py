@@ -40,6 +40,16 @@ def huber(delta: float, power: float) -> Oracle:
     return each(one)
 
 
+def huberise(above: float) -> Oracle:
+    def one(loss: float) -> tuple[float, float]:
+        if not loss > above:
+            return loss, 1.0
+        root = math.sqrt(loss / above + 1e-8)
+        return above * root, 0.5 / root
+
+    return each(one)
+
+
 def gce(q: float) -> Oracle:
     return each(lambda loss: ((1 - math.exp(-loss) ** q) / q, math.exp(-loss) ** q))
 

@@ -16,6 +16,7 @@ from alrc.lab.arms.alrc_drop import AlrcDrop
 from alrc.lab.arms.alrc_log import AlrcLog
 from alrc.lab.arms.gce import GCE
 from alrc.lab.arms.huber import Huber
+from alrc.lab.arms.huberise import Huberise
 from alrc.lab.arms.limiter import LimiterArm
 from alrc.lab.arms.loss_dropper import LossDropper
 from alrc.lab.arms.sce import SCE
@@ -27,6 +28,8 @@ STARTS = {"mu1_start": 2.0, "mu2_start": 9.0}
 CASES: dict[str, tuple[Callable[[], Arm], Callable[[], Oracle]]] = {
     "huber": (lambda: Huber(0.3), lambda: oracles.huber(0.3, 2)),
     "huber quartic": (lambda: Huber(2.0, 4.0), lambda: oracles.huber(2, 4)),
+    "huberise": (Huberise, lambda: oracles.huberise(1)),
+    "huberise lower": (lambda: Huberise(0.2), lambda: oracles.huberise(0.2)),
     "trim": (Trim, lambda: oracles.trim("0.1")),
     "trim more": (lambda: Trim(0.55), lambda: oracles.trim("0.55")),
     "loss-dropper": (lambda: LossDropper(memory=50), lambda: oracles.loss_dropper(0.4, 50)),

@@ -28,6 +28,7 @@ COMMANDS = (
     "lab study",
     "lab report",
     "lab new-task",
+    "lab complete",
     "lab data",
     "lab data cifar10",
 )
@@ -97,6 +98,7 @@ def test_help_fits_its_terminal_and_cuts_nothing_off(columns: int) -> None:
         "Train the paper's supersampling network twice, plain and with ALRC, and compare.",
         "Train each task of a study with each arm and seed, then write its report.",
         "Write a task of your own to start from: task.py, its test, and a study of it.",
+        "Complete partial scans with a trained network, as TIFF files that ImageJ opens.",
         "Train one network; type it again to go on. PATH/FILE.py:CLASS is a task of your own.",
         "Restores images that were halved in size: the paper's CIFAR-10 experiment.",
         "Download CIFAR-10, 162 MB, once, and print the folder of its binary files.",

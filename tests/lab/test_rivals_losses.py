@@ -225,6 +225,8 @@ def test_an_arm_goes_on_from_its_checkpoint_bit_for_bit(name: str, runs: int | N
 
 ARMS = [
     "huber delta=0.3",
+    "huberise above=0.3",
+    "alrc num_stddev=1.0 per=batch + huberise above=0.3",
     "trim share=0.4",
     "loss-dropper dropc=0.3 memory=20",
     "gce",

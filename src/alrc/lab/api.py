@@ -146,10 +146,13 @@ class Outcome:
     Args:
         losses: Trained with, after each was limited by itself; any shape, the same in each step.
         logged: Only kept for the report; any shape, the same in each step.
+        unlimited: Trained with as they are, and kept for the report as what is logged is: losses
+            that no arm is to limit, such as those of an adversary. No name is that of another.
     """
 
     losses: Mapping[str, Tensor]
     logged: Mapping[str, Tensor] = field(default_factory=dict)
+    unlimited: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -216,8 +219,17 @@ class Task(Options):
         """
         raise NotImplementedError
 
+    def baselines(self) -> Mapping[str, Mapping[str, float]]:
+        """What needs no training gives in each metric, by its name: ``{"image mean": {...}}``.
+
+        It stands beside results in reports. It depends on data alone: neither on a seed of a run
+        nor on a network. Random numbers that it draws are the same in every call.
+        """
+        return {}
+
     def combine(self, phase: str, losses: Mapping[str, Tensor]) -> Tensor:
-        """What a phase minimises, from its limited losses: the sum of their means."""
+        """What a phase minimises: the sum of the means of its losses, of which those of a step
+        are limited, and the unlimited ones as they were given."""
         return functools.reduce(torch.add, (loss.mean() for loss in losses.values()))
 
     def phases(self, step: int, training: Training) -> Sequence[str]:

@@ -56,7 +56,7 @@ class LossArm(RowsArm):
     """Changes losses."""
 
     def change(self, name: str, losses: Tensor) -> Tensor:
-        """The losses to train with, of the same shape: ``(runs, ...)``."""
+        """The losses to train with: ``(runs, ...)``, of the same shape, or one for each run."""
         raise NotImplementedError
 
     def limits(self, name: str) -> Tensor | None:

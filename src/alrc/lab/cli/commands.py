@@ -6,6 +6,7 @@ import typer
 
 from alrc import __version__
 from alrc.lab.cli import data, demo, run
+from alrc.lab.cli.complete import complete
 from alrc.lab.cli.listing import show_list
 from alrc.lab.cli.new_task import new_task
 from alrc.lab.cli.options import make_app
@@ -19,6 +20,7 @@ lab.add_typer(run.app, name="run")
 lab.command("study")(study)
 lab.command("report")(report)
 lab.command("new-task")(new_task)
+lab.command("complete")(complete)
 lab.add_typer(data.app, name="data")
 app.add_typer(demo.app, name="demo")
 app.add_typer(lab, name="lab")

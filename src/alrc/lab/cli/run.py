@@ -126,6 +126,10 @@ def _train(named: Any, arm: str, training: dict[str, Any], seed: int, out: Path)
         fail("stopped at once; the same command goes on from the last checkpoint.", 130)
     for name, value in result["metrics"].items():
         typer.echo(f"{name}: {'not finite' if value is None else f'{value:g}'}")
+    for baseline, values in result.get("baselines", {}).items():
+        for name, value in values.items():
+            number = "not finite" if value is None else f"{value:g}"
+            typer.echo(f"{name} without training ({baseline}): {number}")
     for name, loss in result["losses"].items():
         value = loss["training_loss"]
         typer.echo(f"training {name}: {'not finite' if value is None else f'{value:g}'}")

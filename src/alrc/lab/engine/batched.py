@@ -20,7 +20,7 @@ from alrc.lab.engine.rows import Rows
 from alrc.lab.engine.series import ABSENT, Series
 from alrc.lab.engine.spec import Spec, task_of
 from alrc.lab.engine.stacking import Stack, refusal
-from alrc.lab.engine.steps import check_any_depends
+from alrc.lab.engine.steps import check_any_depends, check_limited
 
 __all__ = ["Ensemble", "setting_of", "why_alone"]
 
@@ -120,12 +120,14 @@ class Ensemble:
         if not self.is_checked:
             self.stack.check(batches)
             self.is_checked = True
-        losses, logged = self.stack.losses(batches)
+        outcome = self.stack.outcome(batches)
+        losses = outcome.losses
+        check_limited(self.task, next(iter(losses), ""))
         means = _Means(self, losses) if self.store == "mean" else None
         self.first_loss = self.first_loss or f"{ALL}{next(iter(losses))}.raw"
         for name, x in losses.items():
             self._record(f"{ALL}{name}.raw", x)
-        for name, x in logged.items():
+        for name, x in {**outcome.unlimited, **outcome.logged}.items():
             self._record(f"{ALL}logged.{name}", x)
         sizes = [len(design.members) for design in self.designs]
         columns = {name: torch.split(x, sizes) for name, x in losses.items()}
@@ -139,7 +141,12 @@ class Ensemble:
             limited += zip(places, done, strict=True)
         if means is not None:
             means.finish(limited)
-        minimised = self._minimise([own for _, own in limited])
+        minimised = self._minimise(
+            [
+                {**own, **{n: x[places.start : places.stop] for n, x in outcome.unlimited.items()}}
+                for places, own in limited
+            ]
+        )
         may_step: dict[Rows, list[bool]] = {rows: [] for rows in self.rows}
         for design in self.designs:
             steps_ok = design.after_backward(minimised[design.members.start : design.members.stop])

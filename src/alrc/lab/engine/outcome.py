@@ -19,8 +19,10 @@ from alrc.lab.engine.series import Manifest, is_present, read_series
 
 __all__ = [
     "Judged",
+    "baselines",
     "evaluate",
     "evaluate_all",
+    "evaluating",
     "judge",
     "last_tenth",
     "save_pictures",
@@ -89,6 +91,28 @@ def _evaluate(task: Task, networks: Networks) -> list[float]:
             f"them; it gave {', '.join(values) or 'nothing'}."
         )
     return [float(values[name]) for name in names]
+
+
+def baselines(task: Task) -> dict[str, dict[str, float | None]]:
+    """What needs no training gives, by its name and the metric's; None stands for NaN, infinity.
+
+    Raises:
+        ValueError: If the task gives metrics that it does not list, or not all of them.
+    """
+    networks = dict[str, torch.nn.Module]()
+    with evaluating(networks):
+        given = task.baselines()
+    names = [metric.name for metric in task.metrics]
+    for baseline, values in given.items():
+        if set(values) != set(names):
+            raise ValueError(
+                f"{type(task).__name__}.baselines must give {', '.join(names)} of each, because "
+                f"metrics lists them; of {baseline!r} it gave {', '.join(values) or 'nothing'}."
+            )
+    return {
+        baseline: {name: _finite(float(values[name])) for name in names}
+        for baseline, values in given.items()
+    }
 
 
 def save_pictures(task: Task, networks: Networks, folder: Path) -> list[dict[str, str]]:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.utils._pytree import tree_map, tree_map_only
 
-from alrc.lab.api import Networks, Task
+from alrc.lab.api import Networks, Outcome, Task
 from alrc.lab.engine.randomness import build
 from alrc.lab.engine.steps import check_depends, outcome_of
 
@@ -80,7 +80,7 @@ class Stack:
         parts = zip(torch.split(rows, self.sizes, dim=-1), self.shapes, strict=True)
         return [part.view(*rows.shape[:-1], *shape) for part, shape in parts]
 
-    def losses(self, batches: Sequence[Any]) -> tuple[Losses, Losses]:
+    def outcome(self, batches: Sequence[Any]) -> Outcome:
         """The losses of all members by name, and what is logged.
 
         Args:
@@ -88,18 +88,17 @@ class Stack:
         """
         torch._foreach_copy_([x.detach() for x in self.leaves], self.views(self.values))
         stacked = _stack(self.task, batches, self.seed_of)
-        losses, logged = vmap(self._step)(self.trained, self.fixed, stacked)
-        return losses, logged
+        return Outcome(*vmap(self._step)(self.trained, self.fixed, stacked))
 
     def _step(
         self, trained: dict[str, dict[str, Tensor]], fixed: dict[str, dict[str, Tensor]], batch: Any
-    ) -> tuple[Losses, Losses]:
+    ) -> tuple[Losses, Losses, Losses]:
         networks: Any = {
             name: _Stateless(network, {**trained[name], **fixed[name]})
             for name, network in self.networks[0].items()
         }
         outcome = outcome_of(self.task, "step", networks, batch)
-        return dict(outcome.losses), dict(outcome.logged)
+        return dict(outcome.losses), dict(outcome.logged), dict(outcome.unlimited)
 
     def backward(self, total: Tensor) -> None:
         """Puts the gradients of the sum of all members' losses into ``gradients``."""
@@ -115,7 +114,7 @@ class Stack:
         members = [self.seed_of.tolist().index(i) for i in range(len(batches))]
         alone = [self._alone(self.networks[i], x) for i, x in zip(members, batches, strict=True)]
         try:
-            together, _ = self.losses(batches)
+            together = _all_losses(self.outcome(batches))
             total = self.combine(together)
             torch.autograd.grad(total.sum(), self.leaves)
         except (RuntimeError, AttributeError, TypeError) as error:
@@ -143,7 +142,7 @@ class Stack:
         before = [b.clone() for network in networks.values() for b in network.buffers()]
         random = torch.get_rng_state()
         batch = tree_map_only(Tensor, lambda x: x.to(self.values.device), batch)
-        losses = outcome_of(self.task, "step", networks, batch).losses
+        losses = _all_losses(outcome_of(self.task, "step", networks, batch))
         combined = self.task.combine("step", losses)
         check_depends(self.task, "step", combined)
         after = [b for network in networks.values() for b in network.buffers()]
@@ -177,6 +176,10 @@ class _Stateless:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return functional_call(self._network, self._state, args, kwargs)
+
+
+def _all_losses(outcome: Outcome) -> Losses:
+    return {**outcome.losses, **outcome.unlimited}
 
 
 def _is_trained(x: Tensor) -> bool:

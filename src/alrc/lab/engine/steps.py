@@ -14,6 +14,7 @@ __all__ = [
     "act_and_step",
     "check_any_depends",
     "check_depends",
+    "check_limited",
     "optimizer_of",
     "outcome_of",
     "schedules_of",
@@ -62,25 +63,53 @@ def outcome_of(task: Task, phase: str, networks: Networks, batch: Any) -> Outcom
     """The losses of a phase, and what is logged.
 
     Raises:
-        ValueError: If there are no losses, or one is empty.
+        ValueError: If there are no losses, one is empty, or two have the same name.
     """
     given: Any = getattr(task, phase)(networks, batch)
     outcome = given if isinstance(given, Outcome) else Outcome(given)
-    losses = outcome.losses
-    if isinstance(losses, Mapping) and losses:
-        wrong = [
-            name for name, x in losses.items() if not (isinstance(x, Tensor) and x.numel() > 0)
-        ]
-        if not wrong:
-            return outcome
-        given = losses[wrong[0]]
-        words = f"{wrong[0]!r} as {_words(given)}"
-    else:
-        words = _words(losses)
-    raise ValueError(
-        f"{type(task).__name__}.{phase} must give its losses by name, each a tensor that is not "
-        f"empty; it gave {words}."
-    )
+    wrong = _wrong_losses(outcome)
+    if wrong is not None:
+        raise ValueError(
+            f"{type(task).__name__}.{phase} must give its losses by name, each a tensor that is "
+            f"not empty; it gave {wrong}."
+        )
+    for name in outcome.unlimited:
+        for kind in ("losses", "logged"):
+            if name in getattr(outcome, kind):
+                raise ValueError(
+                    f"{type(task).__name__}.{phase} must give unlimited losses names of their own, "
+                    f"by which they are combined and stored; {name!r} is in {kind} too. Rename one."
+                )
+    return outcome
+
+
+def _wrong_losses(outcome: Outcome) -> str | None:
+    """What is given in the place of losses, in words."""
+    both = (outcome.losses, outcome.unlimited)
+    for losses in both:
+        if not isinstance(losses, Mapping):
+            return _words(losses)
+        for name, x in losses.items():
+            if not (isinstance(x, Tensor) and x.numel() > 0):
+                return f"{name!r} as {_words(x)}"
+    return None if any(both) else "nothing"
+
+
+def check_limited(task: Task, first: str) -> None:
+    """Refuses a first step without a loss that an arm may limit: by them runs are compared.
+
+    Args:
+        task: What is learned.
+        first: The name of the first such loss; empty without any.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    if not first:
+        raise ValueError(
+            f"{type(task).__name__} must give a loss that an arm may limit in its first step, "
+            "because by it runs are compared; all that it gave were unlimited."
+        )
 
 
 def act_and_step(

@@ -139,29 +139,45 @@ class RunFolder:
         """The last checkpoint, or None before the first, and the series as they were then.
 
         Args:
-            device: Of the run; what was on it is there again. All else is on the CPU, as the
-                states of torch's generators have to be.
+            device: As for :meth:`read_checkpoint`.
 
         Raises:
             Damaged: If one of the files is.
         """
+        state = self.read_checkpoint(device)
+        with self._in_words():
+            if state is None:
+                return None, Series(self.path / "series")
+            with self.reading_checkpoint():
+                self.versions = list(dict.fromkeys([*state["versions"], *self.versions]))
+                return state, Series(self.path / "series", dict(state["series"]))
+
+    def read_checkpoint(self, device: str) -> dict[str, Any] | None:
+        """The last checkpoint, or None before the first; nothing is changed, nothing locked.
+
+        Args:
+            device: Of the run; what was on it is there again. All else is on the CPU, as the
+                states of torch's generators have to be.
+
+        Raises:
+            Damaged: If it is.
+        """
         file = self.path / "checkpoint.pt"
         with self._in_words():
             if not file.exists():
-                return None, Series(self.path / "series")
+                return None
             place = placing(torch.empty(0, device=device).device)  # outside: it may not be here
             with self.reading_checkpoint():
                 with zipfile.ZipFile(file) as archive:  # torch.load ignores its checksums
                     if broken := archive.testzip():
                         raise ValueError(f"{broken} was changed")
-                state = torch.load(file, map_location=place, weights_only=True)
+                state: dict[str, Any] = torch.load(file, map_location=place, weights_only=True)
                 if state["run"] != digest(self.config):
                     raise Damaged(
                         f"{file} must be a checkpoint of this run; it is one of another run. "
                         f"Remove {self.path}, and the run is trained anew."
                     )
-                self.versions = list(dict.fromkeys([*state["versions"], *self.versions]))
-                return state, Series(self.path / "series", dict(state["series"]))
+                return state
 
     @contextmanager
     def reading_checkpoint(self) -> Iterator[None]:

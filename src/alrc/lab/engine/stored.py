@@ -64,6 +64,9 @@ def check_result(result: Mapping[str, Any], config: Mapping[str, Any]) -> None:
         for entry, values in result[key].items():
             if missing := sorted(needed - values.keys()):
                 raise ValueError(f"{entry} in result.json lacks {', '.join(missing)}")
+    untrained = result.get("baselines", {})  # which most tasks have not, and older runs
+    if not isinstance(untrained, dict) or not all(isinstance(x, dict) for x in untrained.values()):
+        raise ValueError(f"baselines in result.json is {untrained!r}")
     steps = config["training"].get("steps")
     if result["steps"] != steps:
         raise ValueError(

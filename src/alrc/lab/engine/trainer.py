@@ -18,6 +18,7 @@ from alrc.lab.engine.steps import (
     SKIPPED,
     act_and_step,
     check_depends,
+    check_limited,
     optimizer_of,
     outcome_of,
     schedules_of,
@@ -67,6 +68,7 @@ class Trainer:
             batch = tree_map_only(Tensor, lambda x: x.to(self.device, non_blocking=True), batch)
         for phase in self.task.phases(self.step, self.training):
             self._run_phase(phase, batch)
+        check_limited(self.task, self.first_loss)
         self.step += 1
         self.seconds += time.perf_counter() - start
 
@@ -74,7 +76,8 @@ class Trainer:
         optimizer = optimizer_of(self.task, phase, self.optimizers)
         arm, record = self.arms[phase], self._record
         outcome = outcome_of(self.task, phase, self.forward, batch)
-        self.first_loss = self.first_loss or f"{next(iter(outcome.losses))}.raw"
+        if outcome.losses:
+            self.first_loss = self.first_loss or f"{next(iter(outcome.losses))}.raw"
         limited = {}
         for name, losses in outcome.losses.items():
             record(f"{name}.raw", losses)
@@ -89,10 +92,10 @@ class Trainer:
                     record(f"{name}.share", share[0])
             elif self.limits_losses:
                 record(f"{name}.limited", limited[name])
-        for name, value in outcome.logged.items():
+        for name, value in {**outcome.unlimited, **outcome.logged}.items():
             record(f"logged.{name}", value)
         optimizer.zero_grad()
-        total = self.task.combine(phase, limited)
+        total = self.task.combine(phase, {**limited, **outcome.unlimited})
         check_depends(self.task, phase, total)
         total.backward()  # type: ignore[no-untyped-call]
         loss, parameters = total.detach().reshape(()), self.parameters[phase]

@@ -4,12 +4,14 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, NamedTuple, Protocol
 
 from alrc.lab.api import Networks, Task, Training
-from alrc.lab.engine.outcome import save_pictures, summarise
+from alrc.lab.engine.naming import Named
+from alrc.lab.engine.outcome import baselines, save_pictures, summarise
 from alrc.lab.engine.series import Series
-from alrc.lab.engine.spec import Spec
+from alrc.lab.engine.spec import Spec, task_of
 from alrc.lab.engine.storage import RunFolder
 from alrc.lab.engine.stored import FORMAT, save_evaluations
 from alrc.lab.engine.trainer import Trainer
@@ -167,6 +169,7 @@ def finish(
     metrics = dict(zip(names, evaluations[-1][1:], strict=True))
     manifest, counts = run.series.manifest, run.counts
     pictures = [] if counts is not None else save_pictures(run.task, run.networks, folder.path)
+    untrained = _baselines(spec.task)
     result = {
         "format": FORMAT,
         "steps": run.step,
@@ -174,6 +177,7 @@ def finish(
         "metrics": {n: x if math.isfinite(x) else None for n, x in metrics.items()},
         **summarise(folder.path, spec.config, manifest, metrics, counts),
         "pictures": pictures,
+        **({"baselines": untrained} if untrained else {}),
         "store": "each" if counts is None else "mean",
         "series": manifest,
         "evaluation": save_evaluations(folder.path, evaluations),
@@ -182,3 +186,8 @@ def finish(
     }
     folder.save_result(result)
     return result
+
+
+@cache  # the same for all runs of a task that a process trains
+def _baselines(task: Named) -> dict[str, dict[str, float | None]]:
+    return baselines(task_of(task))

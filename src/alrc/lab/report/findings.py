@@ -57,6 +57,24 @@ def findings(study: Study, comparisons: Sequence[Compared]) -> Iterator[Block]:
             "are listed under What was run."
         )
     yield _matrix(study, by_setting)
+    settings = [setting for setting in by_setting if study.untrained(setting)][:SENTENCES]
+    many = len(by_setting) > 1
+    words = [(f"{code(study.labels[s])}: " if many else "") + untrained(study, s) for s in settings]
+    if words:
+        yield Bullets(words) if many else Paragraph(words[0])
+
+
+def untrained(study: Study, setting: Setting) -> str:
+    """What needs no training gives, in a sentence."""
+    metrics = [m for m in measures(study, setting) if not m.is_loss]
+    given = [
+        f"{text(name)} "
+        + ", ".join(
+            f"{text(m.name)} {text(m.value(values.get(m.metric.name, math.nan)))}" for m in metrics
+        )
+        for name, values in study.untrained(setting).items()
+    ]
+    return f"What needs no training gives: {'; '.join(given)}."
 
 
 def details(study: Study, comparisons: Sequence[Compared]) -> Iterator[Block]:
@@ -181,9 +199,10 @@ def lone_run(study: Study) -> Iterator[Block]:
         count = sum(loss["count"] for loss in run.losses.values())
         limited = f" {run.limited:,} of {count:,} losses were limited."
     outcome = f"It **diverged**: {text(run.diverged)}." if run.diverged else "It did not diverge."
+    beside = f" {untrained(study, run.setting)}" if run.untrained else ""
     yield Paragraph(
         f"This is one run: {code(run.config['task'])} with {code(run.arm)}, seed {run.seed}, "
-        f"{plural(run.steps, 'step')}. {outcome} At the end: {'; '.join(numbers)}.{limited} A "
-        "single run is compared with nothing.",
+        f"{plural(run.steps, 'step')}. {outcome} At the end: {'; '.join(numbers)}.{limited}"
+        f"{beside} A single run is compared with nothing.",
         lead=True,
     )

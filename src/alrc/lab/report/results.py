@@ -105,6 +105,14 @@ class Run:
     def metric(self, name: str) -> float:
         return _number(self.result["metrics"].get(name))
 
+    @property
+    def untrained(self) -> dict[str, dict[str, float]]:
+        """What needs no training gives in each metric, by its name; empty if the task has none."""
+        return {
+            name: {metric: _number(value) for metric, value in values.items()}
+            for name, values in self.result.get("baselines", {}).items()
+        }
+
     def training_loss(self, name: str) -> float:
         """Mean over the last tenth of the steps, before limiting."""
         return _number(self.losses.get(name, {}).get("training_loss"))
@@ -173,6 +181,11 @@ class Study:
     @cached_property
     def settings(self) -> list[Setting]:
         return list(dict.fromkeys(setting for setting, _ in self.designs))
+
+    def untrained(self, setting: Setting) -> dict[str, dict[str, float]]:
+        """What needs no training gives; it is the same for all runs of a setting."""
+        runs = [run for arm in self.arms_of(setting) for run in self.of(setting, arm)]
+        return next((run.untrained for run in runs if run.untrained), {})
 
     @cached_property
     def arms(self) -> list[str]:

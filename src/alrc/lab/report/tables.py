@@ -17,12 +17,13 @@ from alrc.lab.report.markup import (
     plural,
     text,
 )
-from alrc.lab.report.results import Run, Study
+from alrc.lab.report.results import Run, Setting, Study
 from alrc.lab.report.statistics import mean
 
 __all__ = ["comparison_table", "limiting_table", "values", "what_was_run"]
 
 ROWS = 2000  # of a table in the page; more would make it slow
+UNTRAINED = " *In italics*, without runs: what needs no training gives on the same data."
 NAMED = 12  # diverged runs that are told one by one above the table
 
 
@@ -85,17 +86,32 @@ def values(study: Study) -> Iterator[Block]:
     yield Paragraph(
         "Mean ± standard deviation of the mean over the seeds that did not diverge: metrics after "
         "the last step; *training loss*, the mean of a loss before limiting over the last tenth of "
-        "the steps."
+        "the steps." + UNTRAINED * any(map(study.untrained, study.settings))
     )
     rows = [
-        [code(study.labels[setting]), code(arm), text(measure.name), *_mean(measure, runs)]
-        for (setting, arm), runs in study.designs.items()
-        for measure in measures(study, setting)
+        [code(study.labels[setting]), *row]
+        for setting in study.settings
+        for row in (*_of_arms(study, setting), *_untrained(study, setting))
     ]
     header = ["setting", "arm", "measure", "mean", "better", "runs", "diverged"]
     yield Table("Values of every arm in every setting.", header, rows[:ROWS], textual=(0, 1, 2, 4))
     if len(rows) > ROWS:
         yield Paragraph(_rest(len(rows), "values", "runs.csv"))
+
+
+def _of_arms(study: Study, setting: Setting) -> Iterator[list[Cell | str]]:
+    for arm in study.arms_of(setting):
+        for measure in measures(study, setting):
+            yield [code(arm), text(measure.name), *_mean(measure, study.of(setting, arm))]
+
+
+def _untrained(study: Study, setting: Setting) -> Iterator[list[Cell | str]]:
+    for name, values in study.untrained(setting).items():
+        for measure in measures(study, setting):
+            if not measure.is_loss:
+                value = values.get(measure.metric.name, math.nan)
+                cell = Cell(text(measure.value(value)), value if math.isfinite(value) else None)
+                yield [f"*{text(name)}*", text(measure.name), cell, measure.metric.better, "-", "-"]
 
 
 def _mean(measure: Measure, runs: Sequence[Run]) -> list[Cell | str]:
