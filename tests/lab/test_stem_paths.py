@@ -54,7 +54,7 @@ def test_the_original_mask_comes_out_bit_for_bit() -> None:
     assert mask.dtype == np.float32
 
 
-@pytest.mark.parametrize(("side", "coverage", "points"), [(64, 1 / 20, 158), (33, 1 / 6, 400)])
+@pytest.mark.parametrize(("side", "coverage", "points"), [(64, 1 / 20, 158), (35, 1 / 6, 399)])
 def test_a_spiral_is_drawn_through_the_points_of_its_formula(
     side: int, coverage: float, points: int
 ) -> None:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from scipy import ndimage  # type: ignore[import-untyped]
 from torch import Tensor
-from torch.nn.functional import conv2d, pad
+from torch.nn.functional import pad
 
 __all__ = [
     "blur",
@@ -189,18 +189,24 @@ def blur(images: Tensor, size: int = 5, sigma: float = 2.5) -> Tensor:
     Returns:
         The same shape.
     """
-    kernel = _gaussian(size, sigma).to(images)
-    stack = images.reshape(-1, 1, *images.shape[-2:])
-    stack = pad(stack, (size // 2,) * 4, mode="reflect")
-    rows = conv2d(stack, kernel.view(1, 1, size, 1))
-    return conv2d(rows, kernel.view(1, 1, 1, size)).view(images.shape)
+    weights = _gaussian(size, sigma)
+    stack = pad(images.reshape(-1, 1, *images.shape[-2:]), (size // 2,) * 4, mode="reflect")
+    return _weighted(_weighted(stack, weights, -2), weights, -1).view(images.shape)
+
+
+def _weighted(images: Tensor, weights: tuple[float, ...], dim: int) -> Tensor:
+    """Weighted sums of neighbours, in a fraction of the time of a convolution of one channel."""
+    length = images.shape[dim] - len(weights) + 1
+    total = weights[0] * images.narrow(dim, 0, length)
+    for place, weight in enumerate(weights[1:], start=1):
+        total = total.add(images.narrow(dim, place, length), alpha=weight)
+    return total
 
 
 @functools.cache
-def _gaussian(size: int, sigma: float) -> Tensor:
-    distances = torch.arange(size, dtype=torch.float64) - size // 2
-    weights = (-0.5 * (distances / sigma) ** 2).exp()
-    return weights / weights.sum()
+def _gaussian(size: int, sigma: float) -> tuple[float, ...]:
+    weights = [math.exp(-0.5 * ((place - size // 2) / sigma) ** 2) for place in range(size)]
+    return tuple(weight / sum(weights) for weight in weights)
 
 
 def dwell_scan(target: Tensor, mask: Tensor, noise: Tensor) -> Tensor:

@@ -160,14 +160,6 @@ def _read_tiff(path: Path) -> tuple[NDArray[Any], float | None]:
             frames = (
                 math.prod(file.series[0].shape[:-2]) if len(file.pages) == 1 else len(file.pages)
             )
-            ends = [
-                start + size
-                for part in file.pages
-                for start, size in zip(part.dataoffsets, part.databytecounts, strict=True)
-            ]
-            missing = max(ends) - path.stat().st_size
-            if missing > 0:  # tifffile fills in zeros
-                raise ValueError(f"{missing:,} bytes of its pixels are missing")
             meaning = getattr(page.photometric, "name", str(page.photometric))
             samples = page.samplesperpixel
             image = page.asarray() if frames == samples == 1 else None
