@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -40,9 +40,12 @@ class Compared(tiny.Line):
 
 @dataclass(frozen=True)
 class Drawing(stackable.Dense):
-    """Which draws random numbers."""
+    """Which draws random numbers, and counts how often."""
+
+    calls: ClassVar[list[int]] = []
 
     def baselines(self) -> Mapping[str, Mapping[str, float]]:
+        self.calls.append(1)
         assert not torch.is_grad_enabled()
         return {"noise": {"error": float(torch.rand(())) + np.random.rand()}}
 
@@ -91,6 +94,7 @@ def test_they_are_the_same_for_each_seed_alone_and_together(tmp_path: Path) -> N
     alone = run_job(Job({"2": specs[2]}), tmp_path)
     found = [result["baselines"] for result in (*together.values(), *alone.values())]
     assert found[0] == found[1] == found[2]
+    assert len(task.find().calls) == 1  # type: ignore[attr-defined]  # in this process
 
 
 def test_the_command_ends_with_them(tmp_path: Path) -> None:
