@@ -27,6 +27,12 @@ class HardExamples(nn.Module):
     All that it knows is in buffers, so that a checkpoint has it.
     """
 
+    mean: Tensor
+    square: Tensor
+    share: Tensor
+    limit: Tensor
+    seen: Tensor
+
     def __init__(self, shapes: Sequence[tuple[int, ...]]) -> None:
         super().__init__()
         self.count = len(shapes)
@@ -35,6 +41,11 @@ class HardExamples(nn.Module):
         for name, start in {"mean": 1.5, "square": 4.0, "share": KEPT, "limit": 0.0}.items():
             self.register_buffer(name, torch.tensor(start))
         self.register_buffer("seen", torch.tensor(0))
+
+    @property
+    def slots(self) -> list[Tensor]:
+        """Stored examples, with an axis of 50 first."""
+        return [self.get_buffer(f"slots{number}") for number in range(self.count)]
 
     def recall(self, fresh: Sequence[Tensor], random: Tensor) -> tuple[list[Tensor], Tensor]:
         """The example to train with: a fresh one, or one that was stored.
@@ -47,12 +58,11 @@ class HardExamples(nn.Module):
         Returns:
             The example, and whether it was recalled.
         """
-        is_old = (random[0] < RECALLED) & (self._buffers["seen"] >= SLOTS)
+        is_old = (random[0] < RECALLED) & (self.seen >= SLOTS)
         slot = _slot(random[1])
-        stored = (self._buffers[f"slots{number}"] for number in range(self.count))
         chosen = [
             torch.where(is_old, slots.index_select(0, slot), example)
-            for slots, example in zip(stored, fresh, strict=True)
+            for slots, example in zip(self.slots, fresh, strict=True)
         ]
         return chosen, is_old
 
@@ -61,22 +71,22 @@ class HardExamples(nn.Module):
         self, example: Sequence[Tensor], is_old: Tensor, loss: Tensor, random: Tensor
     ) -> None:
         """Stores an example, if its loss is large, and moves the limit."""
-        of = self._buffers
-        seen = of["seen"]
-        is_first = seen < SLOTS
-        slot = torch.where(is_first, seen.clamp(max=SLOTS - 1), _slot(random[2])).view(1)
-        is_kept = ~is_old & (is_first | (loss > of["limit"]))
-        for number, x in enumerate(example):
-            slots = of[f"slots{number}"]
-            assert slots is not None
+        is_first = self.seen < SLOTS
+        slot = torch.where(is_first, self.seen.clamp(max=SLOTS - 1), _slot(random[2])).view(1)
+        is_kept = ~is_old & (is_first | (loss > self.limit))
+        for slots, x in zip(self.slots, example, strict=True):
             slots.index_copy_(0, slot, torch.where(is_kept, x, slots.index_select(0, slot)))
-        values = {"mean": loss, "square": loss.square(), "share": is_kept.to(loss.dtype)}
-        for name, value in values.items():
-            of[name].mul_(DECAY).add_(value, alpha=1 - DECAY)
-        stddev = (of["square"] - of["mean"].square()).clamp(min=0).sqrt()
-        sign = torch.where(of["share"] < KEPT, -SPREAD, SPREAD)
-        of["limit"].mul_(DECAY).add_(of["mean"] + sign * stddev, alpha=1 - DECAY)
-        seen.add_(1)
+        self._follow(self.mean, loss)
+        self._follow(self.square, loss.square())
+        self._follow(self.share, is_kept.to(loss.dtype))
+        stddev = (self.square - self.mean.square()).clamp(min=0).sqrt()
+        sign = torch.where(self.share < KEPT, -SPREAD, SPREAD)
+        self._follow(self.limit, self.mean + sign * stddev)
+        self.seen.add_(1)
+
+    @staticmethod
+    def _follow(average: Tensor, value: Tensor) -> None:
+        average.mul_(DECAY).add_(value, alpha=1 - DECAY)
 
 
 def _slot(random: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
-from skimage.metrics import structural_similarity  # type: ignore[import-untyped]
+from skimage.metrics import structural_similarity
 from torch import Tensor
 
 __all__ = ["METRICS", "judge", "scores"]
@@ -27,7 +27,7 @@ def judge(
         truths: Shape ``(N, H, W)``, from -1 to 1.
         device: Where inputs are to be.
     """
-    parts = [complete(part.to(device)).cpu() for part in inputs.split(BATCH)]
+    parts = [complete(part.to(device)).cpu() for part in torch.split(inputs, BATCH)]
     return scores(torch.cat(parts), truths)
 
 
@@ -35,7 +35,7 @@ def scores(images: Tensor, truths: Tensor) -> Mapping[str, float]:
     """The same of images that are there already, both ``(N, H, W)``."""
     squares = (images.double() - truths.double()).square().mean((1, 2))
     similar = [
-        structural_similarity(image, truth, data_range=RANGE)
+        structural_similarity(image, truth, data_range=RANGE)  # type: ignore[no-untyped-call]
         for image, truth in zip(images.numpy(), truths.numpy(), strict=True)
     ]
     values = (

@@ -57,7 +57,8 @@ class Convolution(nn.Module):
         if self.g is None:
             return self.v
         norms = torch.linalg.vector_norm(self.v, dim=(1, 2, 3))
-        return self.v * (self.g / norms)[:, None, None, None]
+        scaled: Tensor = self.v * (self.g / norms)[:, None, None, None]
+        return scaled
 
     def forward(self, x: Tensor) -> Tensor:
         first, last = self.padding
@@ -92,7 +93,8 @@ class Transposed(Convolution):
         if self.g is None:
             return self.v
         norms = torch.linalg.vector_norm(self.v, dim=(1, 2, 3), keepdim=True)
-        return self.v * (self.g[:, None, None] / norms)
+        scaled: Tensor = self.v * (self.g[:, None, None] / norms)
+        return scaled
 
     def forward(self, x: Tensor) -> Tensor:
         bias = None if self.normalisation == "mean" else self.bias

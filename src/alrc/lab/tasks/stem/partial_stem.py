@@ -208,7 +208,7 @@ class PartialStem(Task):
     # Losses.
 
     def step(self, networks: Networks, batch: Any) -> Outcome:
-        """The first stage: losses of both completions, each of shape ``(B,)`` or ``(B, blocks)``."""
+        """The first stage: losses of both completions, ``(B,)`` or ``(B, blocks)`` each."""
         *example, random = batch
         memory = networks.get("memory")
         if isinstance(memory, HardExamples):

@@ -75,7 +75,7 @@ class _Shift(nn.BatchNorm2d):
 
     def __init__(self, features: int, decay: float) -> None:
         super().__init__(features, EPSILON, 1 - decay)
-        self.weight = None
+        self.register_parameter("weight", None)
 
 
 class _Resize(nn.Module):
