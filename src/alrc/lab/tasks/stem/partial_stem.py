@@ -250,18 +250,9 @@ class PartialStem(Task):
 
     # How well.
 
-    @functools.cached_property
-    def _held_out(self) -> tuple[Tensor, Tensor]:
-        """Inputs and unblurred targets of all held-out tiles, the same for every run."""
-        targets = torch.from_numpy(normalise(tiles(self.data.held_out, self.side)))
-        count = len(targets)
-        noise = torch.from_numpy(uniforms(HELD_OUT_SEED, 0, count, self.side**2, NOISE))
-        masks = self.masks(uniforms(HELD_OUT_SEED, 0, count, 2, PLACE))
-        return self.inputs(targets, masks, noise.view_as(targets)), targets
-
     def evaluate(self, networks: Networks) -> Mapping[str, float]:
         """Means over the tiles of the held-out scans, beside blurred targets."""
-        inputs, targets = self._held_out
+        inputs, targets = _held_out(self)
         generator = networks["generator"]
         device = next(generator.parameters()).device
         return judge(lambda x: generator(x)[1], inputs, paths.blur(targets), device)
@@ -271,7 +262,7 @@ class PartialStem(Task):
 
         The latter two are given more than networks are: pixels without noise, in their own units.
         """
-        _, targets = self._held_out
+        _, targets = _held_out(self)
         truths = paths.blur(targets)
         masks = self.masks(uniforms(HELD_OUT_SEED, 0, len(targets), 2, PLACE))
         filled = torch.stack(
@@ -286,7 +277,7 @@ class PartialStem(Task):
 
     def pictures(self, networks: Networks) -> Iterator[Picture]:
         """Held-out tiles: what was scanned, the truth, and what the networks make of it."""
-        inputs, targets = self._held_out
+        inputs, targets = _held_out(self)
         chosen = slice(None, None, max(len(inputs) // SHOWN, 1))
         inputs, targets = inputs[chosen][:SHOWN], targets[chosen][:SHOWN]
         generator = networks["generator"]
@@ -329,6 +320,16 @@ class PartialStem(Task):
             inputs = torch.stack([(scan + 1) / (largest + 1), mask], 1)
         completed: Tensor = networks["generator"](inputs)[1]
         return completed
+
+
+@functools.lru_cache(maxsize=4)  # a task holds options alone
+def _held_out(task: PartialStem) -> tuple[Tensor, Tensor]:
+    """Inputs and unblurred targets of all held-out tiles, the same for every run."""
+    targets = torch.from_numpy(normalise(tiles(task.data.held_out, task.side)))
+    count = len(targets)
+    noise = torch.from_numpy(uniforms(HELD_OUT_SEED, 0, count, task.side**2, NOISE))
+    masks = task.masks(uniforms(HELD_OUT_SEED, 0, count, 2, PLACE))
+    return task.inputs(targets, masks, noise.view_as(targets)), targets
 
 
 @functools.lru_cache(maxsize=8)

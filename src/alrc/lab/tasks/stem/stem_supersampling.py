@@ -1,5 +1,6 @@
 """STEM supersampling: whole micrographs from a regular grid of their pixels."""
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
@@ -143,19 +144,15 @@ class StemSupersampling(Task):
         networks["network"].eval()
         return self.step(networks, batch)
 
-    @property
-    def _held_out(self) -> tuple[Tensor, Tensor]:
-        return self.pairs(torch.from_numpy(tiles(self.data.held_out, self.side)))
-
     def evaluate(self, networks: Networks) -> Mapping[str, float]:
         """Means over the tiles of the held-out scans."""
         network = networks["network"]
         device = next(network.parameters()).device
-        return judge(lambda x: network(x[:, None])[:, 0], *self._held_out, device)
+        return judge(lambda x: network(x[:, None])[:, 0], *_held_out(self), device)
 
     def baselines(self) -> Mapping[str, Mapping[str, float]]:
         """The mean of the truth itself, and two ways to enlarge what was visited."""
-        inputs, targets = self._held_out
+        inputs, targets = _held_out(self)
         means = targets.mean((1, 2), keepdim=True).expand_as(targets)
         visited = paths.grid(self.side, self.stride)
         whole = torch.zeros_like(targets)
@@ -170,7 +167,7 @@ class StemSupersampling(Task):
 
     def pictures(self, networks: Networks) -> Iterator[Picture]:
         """Held-out tiles: what was visited, the truth, and what the network makes of it."""
-        inputs, targets = self._held_out
+        inputs, targets = _held_out(self)
         chosen = slice(None, None, max(len(inputs) // SHOWN, 1))
         inputs, targets = inputs[chosen][:SHOWN], targets[chosen][:SHOWN]
         network = networks["network"]
@@ -183,6 +180,12 @@ class StemSupersampling(Task):
             "them, and its error.",
             sheet(rows, ("visited", "truth", "completion"), self.data.pixel_size),
         )
+
+
+@functools.lru_cache(maxsize=4)  # a task holds options alone
+def _held_out(task: StemSupersampling) -> tuple[Tensor, Tensor]:
+    """Inputs and targets of all held-out tiles."""
+    return task.pairs(torch.from_numpy(tiles(task.data.held_out, task.side)))
 
 
 class _Halving(LambdaLR):
