@@ -28,7 +28,7 @@ def numbers(*shape: int) -> torch.Tensor:
 
 def array(x: torch.Tensor | None) -> np.ndarray:
     assert x is not None
-    return x.detach().double().numpy()
+    return x.detach().double().numpy().copy()
 
 
 def by_loops(layer: Convolution, x: np.ndarray) -> np.ndarray:
@@ -38,7 +38,7 @@ def by_loops(layer: Convolution, x: np.ndarray) -> np.ndarray:
     size = v.shape[-1]
     if layer.g is not None:
         for o in range(len(v)):
-            v[o] *= float(layer.g[o]) / math.sqrt((v[o] ** 2).sum())
+            v[o] *= layer.g[o].item() / math.sqrt((v[o] ** 2).sum())
     height, width = (-(-n // stride) for n in x.shape[2:])
     before = [
         max((n - 1) * stride + size - m, 0) // 2
