@@ -206,6 +206,9 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     "settings": settings,
     "per-example": per_example,
     "cifar": functools.partial(cifar, "cifar10-small", "task.error"),
+    "cifar-high-learning-rates": functools.partial(
+        cifar, "cifar10-small-high-learning-rate", "training.optimizer", "training.learning_rate"
+    ),
     "harms": harms,
 }
 
