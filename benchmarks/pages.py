@@ -12,6 +12,7 @@ import csv
 import functools
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -70,20 +71,31 @@ def words(before: Mapping[int, float], after: Mapping[int, float]) -> str:
     return percent(found.change, low, high)
 
 
-def cifar() -> str:
-    """From docs/studies/cifar10-small: each arm against plain training, in pairs of a seed."""
-    values: dict[tuple[str, str], dict[int, float]] = {}
-    with (ROOT / "docs/studies/cifar10-small/runs.csv").open(encoding="utf-8") as file:
+def cifar(study: str, *keys: str) -> str:
+    """From runs.csv of a study on CIFAR-10, a column for each value of the keys.
+
+    Each arm against plain training, in pairs of a seed in which neither run diverged.
+    """
+    values: dict[str, dict[str, dict[int, float]]] = {}
+    diverged = Counter[tuple[str, str]]()
+    with (ROOT / "docs/studies" / study / "runs.csv").open(encoding="utf-8") as file:
         for row in csv.DictReader(file):
-            found = values.setdefault((row["arm"], row["task.error"]), {})
-            found[int(row["seed"])] = float(row["metric.held-out error"])
-    arms, errors = (list(dict.fromkeys(some)) for some in zip(*values, strict=True))
-    lines = [["held-out error", *(f"{error} error" for error in errors)], ["---"] * 3]
-    for arm in arms:
+            arm, setting = row["arm"], " ".join(row[key] for key in keys)
+            found = values.setdefault(arm, {}).setdefault(setting, {})
+            if row["diverged"]:
+                diverged[arm, setting] += 1
+            else:
+                found[int(row["seed"])] = float(row["metric.held-out error"])
+    plain = values["off"]
+    lines = [["held-out error", *plain], ["---"] * (1 + len(plain))]
+    for arm, settings in values.items():
         cells = [f"`{arm}`"]
-        for error in errors:
-            own, plain = values[arm, error], values["off", error]
-            cells.append(words(plain, own) if arm != "off" else f"{np.mean([*own.values()]):.3g}")
+        for setting, errors in settings.items():
+            seeds = errors.keys() & plain[setting].keys()
+            pairs = [{s: some[setting][s] for s in sorted(seeds)} for some in (plain, settings)]
+            cell = words(*pairs) if arm != "off" else f"{np.mean([*errors.values()]):.3g}"
+            number = diverged[arm, setting]
+            cells.append(cell + (f", {number} diverged" if number else ""))
         lines.append(cells)
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
@@ -147,12 +159,16 @@ def harms() -> str:
     arm = default()
     many = "breast-cancer-broken-10-quartic"
     one = "t3-quartic-1"
+    high = "digits-sgd-10x"
     return (
         f"- **A clipped gradient norm does it already.** It is as good or better where many losses "
         f"go wrong: with 10 % broken targets and a quartic error the held-out error changed by "
         f"{change(many, arm)} with ALRC, by {change(many, CLIP)} with the norm clipped at 1 "
         f"({COMMAND.format('broken-targets')}); and at batch size 1: {change(one, arm)} and "
-        f"{change(one, CLIP)} with heavy tails ({COMMAND.format('heavy-tails')})."
+        f"{change(one, CLIP)} with heavy tails ({COMMAND.format('heavy-tails')}).\n"
+        f"- **The learning rate is far too high.** Then all losses rise, and none stands out: "
+        f"{change(high, arm)} with ALRC where it is 10 times the best, {change(high, CLIP)} with "
+        f"the norm clipped at 1 ({COMMAND.format('high-learning-rates')})."
     )
 
 
@@ -189,7 +205,10 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     "verdict": verdict,
     "settings": settings,
     "per-example": per_example,
-    "cifar": cifar,
+    "cifar": functools.partial(cifar, "cifar10-small", "task.error"),
+    "cifar-high-learning-rates": functools.partial(
+        cifar, "cifar10-small-high-learning-rate", "training.optimizer", "training.learning_rate"
+    ),
     "harms": harms,
 }
 

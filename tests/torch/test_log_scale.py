@@ -166,6 +166,14 @@ def test_memory_that_is_all_0_or_was_written_over_is_told_and_training_starts_af
             assert alrc(torch.tensor(40.0)).item() == pytest.approx(math.exp(3.0))
 
 
+def test_a_mean_that_no_losses_have_is_noticed_beneath_a_module_in_use() -> None:
+    alrc = ALRC(**STARTS)
+    alrc(torch.tensor(2.0))
+    alrc.mean.data.fill_(-1.0)
+    with pytest.warns(UserWarning, match="Starting afresh"):
+        assert alrc(torch.tensor(40.0)).item() == pytest.approx(math.exp(3.0))
+
+
 @pytest.mark.filterwarnings(OF_SIGNS)
 def test_gradients_are_never_nan_whatever_lies_beside() -> None:
     losses = torch.tensor([0.0, -0.0, 1e-45, 1e-38, -1.0, 50.0, math.inf, math.nan])
