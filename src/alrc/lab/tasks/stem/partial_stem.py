@@ -168,9 +168,10 @@ class PartialStem(Task):
     # What learns.
 
     def build(self, seed: int) -> Networks:
-        networks: dict[str, torch.nn.Module] = {
-            "generator": Generator(self.size, self.channels, seed)
-        }
+        generator = Generator(self.size, self.channels, seed)
+        # A seventh faster than the default layout on a CPU at batch size 1.
+        generator.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        networks: dict[str, torch.nn.Module] = {"generator": generator}
         if self.hard_examples:
             whole, half = (self.side, self.side), (self.side // 2, self.side // 2)
             shapes = [(self.channels, *whole), whole, whole, half]
