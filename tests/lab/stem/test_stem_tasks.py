@@ -231,6 +231,20 @@ def test_the_memory_keeps_and_shows_examples_by_the_original_s_rules() -> None:
         assert memory.limit.item() == pytest.approx(limit, rel=1e-3, abs=1e-4)
 
 
+@pytest.mark.parametrize("loss", [math.nan, math.inf])
+def test_the_memory_learns_nothing_from_losses_that_are_not_finite(loss: float) -> None:
+    memory = HardExamples([(2,)])
+    random = torch.full((3,), 0.5)
+    for number in range(60):
+        memory.learn(
+            [torch.full((1, 2), 1.0)], torch.tensor(False), torch.tensor(1.0 + number), random
+        )
+    before = {name: value.clone() for name, value in memory.state_dict().items()}
+    memory.learn([torch.full((1, 2), 9.0)], torch.tensor(False), torch.tensor(loss), random)
+    after = memory.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
 def test_scores_are_those_of_their_formulas() -> None:
     rng = np.random.default_rng(0)
     truths = rng.uniform(-1, 1, (3, 16, 16)).astype(np.float32)

@@ -70,23 +70,24 @@ class HardExamples(nn.Module):
     def learn(
         self, example: Sequence[Tensor], is_old: Tensor, loss: Tensor, random: Tensor
     ) -> None:
-        """Stores an example, if its loss is large, and moves the limit."""
+        """Stores an example whose loss is large, and moves the limit; NaN and inf do nothing."""
+        is_finite = loss.isfinite()
         is_first = self.seen < SLOTS
         slot = torch.where(is_first, self.seen.clamp(max=SLOTS - 1), _slot(random[2])).view(1)
-        is_kept = ~is_old & (is_first | (loss > self.limit))
+        is_kept = is_finite & ~is_old & (is_first | (loss > self.limit))
         for slots, x in zip(self.slots, example, strict=True):
             slots.index_copy_(0, slot, torch.where(is_kept, x, slots.index_select(0, slot)))
-        self._follow(self.mean, loss)
-        self._follow(self.square, loss.square())
-        self._follow(self.share, is_kept.to(loss.dtype))
+        self._follow(self.mean, loss, is_finite)
+        self._follow(self.square, loss.square(), is_finite)
+        self._follow(self.share, is_kept.to(loss.dtype), is_finite)
         stddev = (self.square - self.mean.square()).clamp(min=0).sqrt()
         sign = torch.where(self.share < KEPT, -SPREAD, SPREAD)
-        self._follow(self.limit, self.mean + sign * stddev)
-        self.seen.add_(1)
+        self._follow(self.limit, self.mean + sign * stddev, is_finite)
+        self.seen.add_(is_finite)
 
     @staticmethod
-    def _follow(average: Tensor, value: Tensor) -> None:
-        average.mul_(DECAY).add_(value, alpha=1 - DECAY)
+    def _follow(average: Tensor, value: Tensor, is_finite: Tensor) -> None:
+        average.copy_(torch.where(is_finite, DECAY * average + (1 - DECAY) * value, average))
 
 
 def _slot(random: Tensor) -> Tensor:
