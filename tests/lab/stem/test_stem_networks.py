@@ -73,7 +73,7 @@ def transposed_by_loops(layer: Transposed, x: np.ndarray) -> np.ndarray:
 def finished(layer: Convolution, out: np.ndarray) -> np.ndarray:
     for channel, bias in enumerate(array(layer.bias)):
         if layer.normalisation == "mean":
-            out[:, channel] -= out[:, channel].mean()
+            out[:, channel] -= out[:, channel].mean((1, 2), keepdims=True)
         out[:, channel] += bias
     return np.where(out < 0, layer.slope * out, out)
 
@@ -104,22 +104,33 @@ def test_filters_have_norm_1_at_the_start_and_means_are_0() -> None:
         initialise(layer, generator)
         norms = layer.weight().flatten(1).norm(dim=1)
         torch.testing.assert_close(norms, torch.ones_like(norms))
-    means = convolution(numbers(2, 4, 8, 8)).mean((0, 2, 3))
-    torch.testing.assert_close(means, torch.zeros(6), rtol=0, atol=1e-6)
+    means = convolution(numbers(2, 4, 8, 8)).mean((2, 3))
+    torch.testing.assert_close(means, torch.zeros(2, 6), rtol=0, atol=1e-6)
 
 
-def test_a_mean_of_zero_is_that_of_the_batch_in_evaluation_too_and_gradients_flow_through_it() -> (
+def test_a_mean_of_zero_is_that_of_each_image_in_evaluation_too_and_gradients_flow_through_it() -> (
     None
 ):
     layer = seeded(Convolution((2, 3), normalisation="mean", slope=1)).eval()
     x = numbers(2, 2, 6, 6).requires_grad_()
     layer(x).square().sum().backward()
-    shifted = numbers(2, 2, 6, 6)
-    torch.testing.assert_close(layer(shifted).mean((0, 2, 3)), layer.bias, rtol=1e-4, atol=1e-5)
+    means = layer(numbers(2, 2, 6, 6)).mean((2, 3))
+    torch.testing.assert_close(means, layer.bias.expand(2, 3), rtol=1e-4, atol=1e-5)
     # What is the same everywhere is taken out, so that no gradient asks for more of it: of an input
     # without edges nothing would be left; here only what edges do.
     assert x.grad is not None
     assert abs(x.grad[..., 2:-2, 2:-2].sum()) < abs(x.grad).sum()
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_an_image_is_completed_as_if_it_were_alone(channels: int) -> None:
+    """Trained with batches of one, networks would make less of images that come together."""
+    generator = Generator("XS", channels)
+    x = numbers(3, channels, 32, 32) * torch.tensor([0.1, 1, 10])[:, None, None, None]
+    for together, alone in zip(
+        generator(x), zip(*map(generator, x[:, None]), strict=True), strict=True
+    ):
+        torch.testing.assert_close(together, torch.cat(alone), rtol=1e-4, atol=1e-5)
 
 
 def test_a_residual_block_adds_what_three_convolutions_make() -> None:

@@ -26,8 +26,8 @@ class Convolution(nn.Module):
         features: Into it and out of it.
         size: Of the kernel, 3 or 5.
         stride: 1 or 2.
-        normalisation: Of weights, or of weights and outputs. Means of outputs are those of the
-            batch, in training and ever after.
+        normalisation: Of weights, or of weights and outputs. Means of outputs are those of each
+            image, in training and ever after: the original's batches have one image.
         slope: Of the activation below zero; 1 for none.
 
     Shape:
@@ -69,7 +69,7 @@ class Convolution(nn.Module):
 
     def activated(self, x: Tensor) -> Tensor:
         if self.normalisation == "mean":
-            x = x + (self.bias - x.mean((0, 2, 3)))[:, None, None]
+            x = x + (self.bias[:, None, None] - x.mean((2, 3), keepdim=True))
         return x if self.slope == 1 else leaky_relu(x, self.slope)
 
 
