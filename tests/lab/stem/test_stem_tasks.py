@@ -10,8 +10,10 @@ import torch
 from scipy import ndimage
 
 from alrc.lab.api import Training
+from alrc.lab.data.order import uniforms
 from alrc.lab.data.stem import paths
 from alrc.lab.engine.checks import check_task
+from alrc.lab.tasks.stem import partial_stem
 from alrc.lab.tasks.stem.hard_examples import HardExamples
 from alrc.lab.tasks.stem.judging import scores
 from alrc.lab.tasks.stem.losses import block_losses, staircase
@@ -294,6 +296,45 @@ def test_networks_complete_what_they_were_trained_with_from_values_alone() -> No
             assert torch.equal(given[:, 1], inputs[:, 1])
         else:  # gaps are filled from the same pixels
             assert np.corrcoef(ours[~on_path], theirs[~on_path])[0, 1] > 0.999
+
+
+def test_a_sharp_scan_is_learned_in_the_range_of_its_visited_pixels() -> None:
+    """Whoever completes one knows no other; what was never visited may lie beyond."""
+    task = PartialStem(**SMALL, path="infill", spiral_side=64)
+    beyond = 0
+    for inputs, targets, *_ in islice(task.batches(0, 1), 10):
+        visited = inputs[0, 0].numpy()
+        target = targets[0].numpy()
+        ranges = [
+            (target[mask > 0].min(), target[mask > 0].max())
+            for mask in np.lib.stride_tricks.sliding_window_view(
+                paths.spiral(64, 0.05), (32, 32)
+            ).reshape(-1, 32, 32)
+            if np.allclose(target[mask > 0], 2 * visited[mask > 0] - 1, atol=1e-5)
+        ]
+        assert ranges  # the path is there
+        assert ranges[0] == pytest.approx((-1, 1), abs=1e-5)
+        beyond += bool(abs(target).max() > 1.001)
+    assert beyond
+
+
+def test_what_is_learned_in_another_range_is_judged_in_that_of_the_truth() -> None:
+    task = PartialStem(**SMALL, path="infill", spiral_side=64)
+    _, targets, _, _ = held_out = partial_stem._held_out(task)
+    masks = task.masks(uniforms(partial_stem.HELD_OUT_SEED, 0, len(targets), 2, partial_stem.PLACE))
+    answers = []
+    for target, mask in zip(targets.numpy(), masks.numpy(), strict=True):
+        there = target[mask > 0]
+        answers.append((target - there.min()) / (there.max() - there.min()) * 2 - 1)
+    told = iter(torch.split(paths.blur(torch.from_numpy(np.stack(answers))), 16))
+
+    class Knowing(torch.nn.Linear):
+        def forward(self, x: torch.Tensor) -> tuple[None, torch.Tensor]:
+            return None, next(told)
+
+    assert len(held_out[0]) > 16
+    found = task.evaluate({"generator": Knowing(1, 1)})
+    assert found["held-out error"] == pytest.approx(0, abs=1e-6)
 
 
 def test_a_network_of_times_refuses_a_mask_that_says_only_where() -> None:

@@ -28,11 +28,13 @@ __all__ = [
     "infilled_scan",
     "spiral",
     "subsample",
+    "visited_range",
 ]
 
 Mask = NDArray[np.float32]
 Visited = NDArray[np.bool_]
 
+LEAST_RANGE = 0.05  # half of that of visited pixels, where images go from -1 to 1
 FLAT = 1e-6  # range of an image below which it counts as constant
 BINOMIAL = np.array([0.25, 0.5, 0.25], np.float32)
 # The paper draws its spirals of 512 pixels and coverage 1/20 through so many points.
@@ -247,6 +249,24 @@ def infilled_scan(target: Tensor, mask: Mask) -> Tensor:
     visited = mask > 0
     on_path = torch.from_numpy(visited).to(target.device)
     return infill(_unit(torch.where(on_path, target, -1.0)), visited)
+
+
+def visited_range(targets: Tensor, visited: Tensor) -> tuple[Tensor, Tensor]:
+    """Middle, and half of the range, of the visited pixels of each image.
+
+    Where that is less than a twentieth of the range from -1 to 1, it is taken for as much, so that
+    what was not visited does not become huge.
+
+    Args:
+        targets: Shape ``(N, H, W)``, values from -1 to 1.
+        visited: The same.
+
+    Returns:
+        Each ``(N, 1, 1)``.
+    """
+    least = targets.masked_fill(~visited, torch.inf).amin((1, 2), keepdim=True)
+    most = targets.masked_fill(~visited, -torch.inf).amax((1, 2), keepdim=True)
+    return (least + most) / 2, ((most - least) / 2).clamp(min=LEAST_RANGE)
 
 
 def _unit(images: Tensor) -> Tensor:

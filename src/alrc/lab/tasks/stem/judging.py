@@ -7,7 +7,7 @@ import torch
 from skimage.metrics import structural_similarity
 from torch import Tensor
 
-__all__ = ["METRICS", "judge", "scores"]
+__all__ = ["METRICS", "in_parts", "scores"]
 
 SCALE = 200.0  # of the paper's losses, and of the error here
 RANGE = 2.0  # of images from -1 to 1
@@ -16,23 +16,18 @@ BATCH = 16
 METRICS = ("held-out error", "held-out PSNR", "held-out SSIM")
 
 
-def judge(
-    complete: Callable[[Tensor], Tensor], inputs: Tensor, truths: Tensor, device: torch.device
-) -> Mapping[str, float]:
-    """Means over images: 200 times the mean squared difference, PSNR in dB, and SSIM.
-
-    Args:
-        complete: Makes images ``(B, H, W)`` of inputs ``(B, ...)``.
-        inputs: Shape ``(N, ...)``.
-        truths: Shape ``(N, H, W)``, from -1 to 1.
-        device: Where inputs are to be.
-    """
-    parts = [complete(part.to(device)).cpu() for part in torch.split(inputs, BATCH)]
-    return scores(torch.cat(parts), truths)
+def in_parts(complete: Callable[[Tensor], Tensor], inputs: Tensor, device: torch.device) -> Tensor:
+    """What ``complete`` makes of ``(N, ...)`` inputs, a few at a time on a device; on the CPU."""
+    return torch.cat([complete(part.to(device)).cpu() for part in torch.split(inputs, BATCH)])
 
 
 def scores(images: Tensor, truths: Tensor) -> Mapping[str, float]:
-    """The same of images that are there already, both ``(N, H, W)``."""
+    """Means over images: 200 times the mean squared difference, PSNR in dB, and SSIM.
+
+    Args:
+        images: Shape ``(N, H, W)``.
+        truths: The same, from -1 to 1.
+    """
     squares = (images.double() - truths.double()).square().mean((1, 2))
     similar = [
         structural_similarity(image, truth, data_range=RANGE)  # type: ignore[no-untyped-call]

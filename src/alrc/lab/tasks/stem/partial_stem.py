@@ -1,7 +1,7 @@
 """Partial-STEM: whole micrographs from partial scans along a spiral."""
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -20,7 +20,7 @@ from alrc.lab.data.stem.scans import Scans, load_scans
 from alrc.lab.tasks.stem.adversary import NUMBERS, Adversary
 from alrc.lab.tasks.stem.generator import SIZES, Generator
 from alrc.lab.tasks.stem.hard_examples import HardExamples
-from alrc.lab.tasks.stem.judging import judge, scores
+from alrc.lab.tasks.stem.judging import in_parts, scores
 from alrc.lab.tasks.stem.losses import block_losses, staircase
 from alrc.lab.tasks.stem.sheets import sheet
 
@@ -127,10 +127,21 @@ class PartialStem(Task):
         corners = np.minimum((random * room).astype(np.int64), room - 1)
         return torch.stack([whole[y : y + self.side, x : x + self.side] for y, x in corners])
 
-    def inputs(self, targets: Tensor, masks: Tensor, noise: Tensor) -> Tensor:
+    def units(self, targets: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+        """Middle and half of the range that networks are told of each target, ``(N, 1, 1)``.
+
+        Who completes a scan knows the range of its visited pixels alone. The paper's scans along a
+        blurred beam have that of the whole image.
+        """
+        if self.path == "dwell":
+            return torch.zeros(1, 1, 1), torch.ones(1, 1, 1)
+        return paths.visited_range(targets, masks > 0)
+
+    def inputs(self, targets: Tensor, masks: Tensor, noise: Callable[[], Any]) -> Tensor:
         """What networks are given, ``(N, channels, S, S)``, of targets ``(N, S, S)``."""
         if self.path == "dwell":
-            return torch.stack([paths.dwell_scan(targets, masks, noise), masks], 1)
+            uniform = torch.from_numpy(noise()).view_as(targets)
+            return torch.stack([paths.dwell_scan(targets, masks, uniform), masks], 1)
         if self.spiral_side is None:
             return paths.infilled_scan(targets, masks[0].numpy())[:, None]
         scans = (paths.infilled_scan(t, m.numpy()) for t, m in zip(targets, masks, strict=True))
@@ -154,11 +165,10 @@ class PartialStem(Task):
             images = self.data.training
             crops = random_crops(images, self.side, random(CROP), harm if self.damaged else None)
             targets = torch.from_numpy(normalise(crops))
-            noise = random(NOISE, self.side**2) if self.path == "dwell" else np.zeros(1, np.float32)
-            noise_ = (
-                torch.from_numpy(noise).view(-1, *targets.shape[1:]) if noise.size > 1 else targets
-            )
-            inputs = self.inputs(targets, self.masks(random(PLACE, 2)), noise_)
+            masks = self.masks(random(PLACE, 2))
+            middle, half = self.units(targets, masks)
+            targets = (targets - middle) / half
+            inputs = self.inputs(targets, masks, lambda: random(NOISE, self.side**2))
             choices = np.concatenate([random(MEMORY), random(ADVERSARY, NUMBERS)], 1)
             small = paths.blur(targets[:, ::2, ::2])
             return [inputs, targets, paths.blur(targets), small, torch.from_numpy(choices)]
@@ -253,17 +263,15 @@ class PartialStem(Task):
 
     def evaluate(self, networks: Networks) -> Mapping[str, float]:
         """Means over the tiles of the held-out scans, beside blurred targets."""
-        inputs, targets = _held_out(self)
-        generator = networks["generator"]
-        device = next(generator.parameters()).device
-        return judge(lambda x: generator(x)[1], inputs, paths.blur(targets), device)
+        inputs, targets, middle, half = _held_out(self)
+        return scores(middle + half * _completed(networks, inputs), paths.blur(targets))
 
     def baselines(self) -> Mapping[str, Mapping[str, float]]:
         """The mean of the truth itself, the nearest visited pixel, and that blurred twice.
 
         The latter two are given more than networks are: pixels without noise, in their own units.
         """
-        _, targets = _held_out(self)
+        targets = _held_out(self)[1]
         truths = paths.blur(targets)
         masks = self.masks(uniforms(HELD_OUT_SEED, 0, len(targets), 2, PLACE))
         filled = torch.stack(
@@ -278,11 +286,10 @@ class PartialStem(Task):
 
     def pictures(self, networks: Networks) -> Iterator[Picture]:
         """Held-out tiles: what was scanned, the truth, and what the networks make of it."""
-        inputs, targets = _held_out(self)
-        chosen = slice(None, None, max(len(inputs) // SHOWN, 1))
-        inputs, targets = inputs[chosen][:SHOWN], targets[chosen][:SHOWN]
-        generator = networks["generator"]
-        outputs = generator(inputs.to(next(generator.parameters()).device))[1].cpu()
+        held_out = _held_out(self)
+        chosen = range(0, len(held_out[0]), max(len(held_out[0]) // SHOWN, 1))[:SHOWN]
+        inputs, targets, middle, half = (x[chosen] for x in held_out)
+        outputs = middle + half * _completed(networks, inputs)
         rows = (inputs[:, 0].numpy(), paths.blur(targets).numpy(), outputs.numpy())
         yield Picture(
             "held-out",
@@ -324,13 +331,21 @@ class PartialStem(Task):
 
 
 @functools.lru_cache(maxsize=4)  # a task holds options alone
-def _held_out(task: PartialStem) -> tuple[Tensor, Tensor]:
-    """Inputs and unblurred targets of all held-out tiles, the same for every run."""
+def _held_out(task: PartialStem) -> tuple[Tensor, ...]:
+    """Inputs, unblurred targets and units of all held-out tiles, the same for every run."""
     targets = torch.from_numpy(normalise(tiles(task.data.held_out, task.side)))
     count = len(targets)
-    noise = torch.from_numpy(uniforms(HELD_OUT_SEED, 0, count, task.side**2, NOISE))
+    noise = uniforms(HELD_OUT_SEED, 0, count, task.side**2, NOISE)
     masks = task.masks(uniforms(HELD_OUT_SEED, 0, count, 2, PLACE))
-    return task.inputs(targets, masks, noise.view_as(targets)), targets
+    middle, half = (x.expand(count, 1, 1) for x in task.units(targets, masks))
+    inputs = task.inputs((targets - middle) / half, masks, lambda: noise)
+    return inputs, targets, middle, half
+
+
+def _completed(networks: Networks, inputs: Tensor) -> Tensor:
+    generator = networks["generator"]
+    device = next(generator.parameters()).device
+    return in_parts(lambda x: generator(x)[1], inputs, device)
 
 
 @functools.lru_cache(maxsize=8)

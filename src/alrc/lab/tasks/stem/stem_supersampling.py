@@ -17,7 +17,7 @@ from alrc.lab.data.stem import paths
 from alrc.lab.data.stem.crops import random_crops, tiles
 from alrc.lab.data.stem.damage import damage
 from alrc.lab.data.stem.scans import Scans, load_scans
-from alrc.lab.tasks.stem.judging import judge, scores
+from alrc.lab.tasks.stem.judging import in_parts, scores
 from alrc.lab.tasks.stem.losses import block_losses
 from alrc.lab.tasks.stem.sheets import sheet
 from alrc.lab.tasks.stem.supersampler import Supersampler
@@ -146,9 +146,8 @@ class StemSupersampling(Task):
 
     def evaluate(self, networks: Networks) -> Mapping[str, float]:
         """Means over the tiles of the held-out scans."""
-        network = networks["network"]
-        device = next(network.parameters()).device
-        return judge(lambda x: network(x[:, None])[:, 0], *_held_out(self), device)
+        inputs, targets = _held_out(self)
+        return scores(_completed(networks, inputs), targets)
 
     def baselines(self) -> Mapping[str, Mapping[str, float]]:
         """The mean of the truth itself, and two ways to enlarge what was visited."""
@@ -170,10 +169,8 @@ class StemSupersampling(Task):
         inputs, targets = _held_out(self)
         chosen = slice(None, None, max(len(inputs) // SHOWN, 1))
         inputs, targets = inputs[chosen][:SHOWN], targets[chosen][:SHOWN]
-        network = networks["network"]
-        device = next(network.parameters()).device
-        outputs = network(inputs[:, None].to(device))[:, 0].cpu()
-        rows = list(zip(inputs.numpy(), targets.numpy(), outputs.numpy(), strict=True))
+        shown = (inputs, targets, _completed(networks, inputs))
+        rows = list(zip(*(x.numpy() for x in shown), strict=True))
         yield Picture(
             "held-out",
             "Held-out tiles: the pixels that were visited, the truth, what the network made of "
@@ -211,3 +208,9 @@ class _Halves:
 
     def __call__(self, step: int) -> float:
         return 0.5 ** sum(step >= self.steps // part for part in (8, 4))
+
+
+def _completed(networks: Networks, inputs: Tensor) -> Tensor:
+    network = networks["network"]
+    device = next(network.parameters()).device
+    return in_parts(lambda x: network(x[:, None])[:, 0], inputs, device)
