@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import tifffile
 import torch
-from matplotlib.image import imsave
+from PIL import Image
 
 from alrc.lab.data.stem import paths
 from alrc.lab.data.stem.reading import read_scan
@@ -31,7 +31,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         rows = [row(arguments.run, scan, Path(folder)) for scan in arguments.scans]
     TARGET.parent.mkdir(exist_ok=True)
-    imsave(TARGET, sheet(rows, ("scanned: 5 %", "truth, blurred", "completion")))
+    drawn = sheet(rows, ("scanned: 5 %", "truth, blurred", "completion"))
+    Image.fromarray((255 * drawn).astype(np.uint8)).quantize(256).save(TARGET, optimize=True)
     print(TARGET)
 
 
