@@ -250,7 +250,7 @@ def test_a_run_of_a_task_of_ones_own_is_trained_and_goes_on(tmp_path: Path) -> N
             ("run", "supersampling", "--out", __file__),
             "must be a folder, because a run is kept in it; it is a file. Move it away, or pass ",
         ),
-        (("study", "smal"), "what to train must be a .toml file or one of stability, "),
+        (("study", "smal"), "what to train must be a .toml file or one of partial-stem, "),
         (("study", "none.toml"), "none.toml must be a TOML file that describes a study; it is "),
         (("study", "{out}.toml"), "must be a TOML file that describes a study; it is a folder."),
         (("study", "supersampling-smoke", "--set", "x"), "--set must be KEY=VALUE, such as task."),

@@ -247,7 +247,8 @@ def test_scans_and_places_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         (
             (tmp_path / "none.tif",),
             whole,
-            "--scan must be a file, or a folder of files that end in .tif, .tiff, .npy; "
+            "--scan must be a file, or a folder of files that end in .tif, .tiff, .npy, "
+            ".dm3, .dm4; "
             f"{tmp_path / 'none.tif'} is not.",
         ),
     ]

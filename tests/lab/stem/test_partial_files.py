@@ -1,6 +1,8 @@
 """Partial scans from files, and what of their metadata a completed one keeps."""
 
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -26,6 +28,24 @@ def test_pixels_that_are_neither_0_nor_nan_were_visited(name: str, tmp_path: Pat
     np.testing.assert_array_equal(partial.mask, [[0, 1, 0], [1, 0, 1]])
     np.testing.assert_array_equal(partial.pixels, [[0, 2, 0], [4, 0, -1]])
     assert partial.pixels.dtype == partial.mask.dtype == np.float32
+
+
+def test_a_file_of_gatan_is_read_and_its_pixel_size_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    axes = [{"scale": 0.02, "units": "nm"}] * 2
+    module = ModuleType("rsciio.digitalmicrograph")
+    module.file_reader = lambda name: [{"data": SCAN, "axes": axes}]
+    monkeypatch.setitem(sys.modules, "rsciio", ModuleType("rsciio"))
+    monkeypatch.setitem(sys.modules, "rsciio.digitalmicrograph", module)
+    path = tmp_path / "scan.DM4"
+    path.touch()
+    partial = read_partial(path)
+    np.testing.assert_array_equal(partial.mask, [[0, 1, 0], [1, 0, 1]])
+    imagej, tags = completed(path)
+    assert imagej["unit"] == "nm"
+    pixels, nanometres = tags[282]
+    assert nanometres / pixels == pytest.approx(0.02)
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "int32", "float64", ">f4"])
@@ -124,7 +144,10 @@ BROKEN: dict[str, tuple[Any, str]] = {
         np.array([[0.0, 1j]]),
         "hold real numbers to be read as a partial scan; it has complex128.",
     ),
-    "scan.png": (b"", "end in .tif, .tiff, .npy to be read as a partial scan; it does not."),
+    "scan.png": (
+        b"",
+        "end in .tif, .tiff, .npy, .dm3, .dm4 to be read as a partial scan; it does not.",
+    ),
 }
 
 

@@ -27,7 +27,8 @@ def complete(
     scan: Annotated[
         list[Path],
         typer.Option(
-            help="Partial scan, as TIFF or .npy, or a folder of them; can be given many times."
+            help="Partial scan, as TIFF, .npy, .dm3 or .dm4, or a folder of them; may be given "
+            "several times."
         ),
     ],
     out: Annotated[

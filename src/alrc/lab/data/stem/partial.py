@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from alrc.lab.data.stem.reading import DIGITAL_MICROGRAPH, read_image
+
 __all__ = ["ENDINGS", "Partial", "read_mask", "read_partial", "write_completed"]
 
-ENDINGS = (".tif", ".tiff", ".npy")
+ENDINGS = (".tif", ".tiff", ".npy", *DIGITAL_MICROGRAPH)
 # What ImageJ notes of the shape and the look of one file, and not of what was recorded.
 OF_ONE_FILE = {"ImageJ", "images", "channels", "slices", "frames", "hyperstack", "mode", "loop"}
 OF_ONE_FILE |= {"min", "max", "Ranges", "LUTs"}
@@ -37,7 +39,7 @@ def read_partial(path: Path, mask: NDArray[np.float32] | None = None) -> Partial
     """Reads a partial scan.
 
     Args:
-        path: A TIFF or ``.npy`` file with one image of real numbers.
+        path: A TIFF, ``.npy``, ``.dm3`` or ``.dm4`` file with one image of real numbers.
         mask: Which pixels were visited, as :func:`read_mask` gives it. Without one, these are
             those that are neither exactly 0 nor NaN.
 
@@ -121,8 +123,12 @@ def _read(path: Path, what: str) -> tuple[NDArray[Any], dict[str, Any]]:
     if path.suffix.lower() not in ENDINGS:
         raise _refusal(path, f"end in {', '.join(ENDINGS)} to be read as {what}", "it does not")
     metadata: dict[str, Any] = {}
+    suffix = path.suffix.lower()
+    if suffix in DIGITAL_MICROGRAPH:  # whose reader has its own words
+        array, size = read_image(path)
+        return _image(path, array, what), {} if size is None else _resolution(size)
     try:
-        if path.suffix.lower() == ".npy":
+        if suffix == ".npy":
             array = np.load(path, allow_pickle=False)
         else:
             array, metadata = _read_tiff(path)
@@ -134,6 +140,16 @@ def _read(path: Path, what: str) -> tuple[NDArray[Any], dict[str, Any]]:
             f"{path} must be a whole file to be read as {what}; it can't be read: {words}. Save it "
             "again, for example as TIFF with ImageJ."
         ) from None
+    return _image(path, array, what), metadata
+
+
+def _resolution(nanometres: float) -> dict[str, Any]:
+    """How ImageJ is told the size of a pixel."""
+    return {"imagej": {"unit": "nm"}, "resolution": (1 / nanometres, 1 / nanometres)}
+
+
+def _image(path: Path, array: NDArray[Any], what: str) -> NDArray[Any]:
+    """The one image of what a file holds."""
     shape = array.shape
     while array.ndim > 2 and 1 in (array.shape[0], array.shape[-1]):  # one frame, or one channel
         array = array[0] if array.shape[0] == 1 else array[..., 0]
@@ -144,7 +160,7 @@ def _read(path: Path, what: str) -> tuple[NDArray[Any], dict[str, Any]]:
         )
     if array.dtype.kind not in "buif":
         raise _refusal(path, f"hold real numbers to be read as {what}", f"it has {array.dtype}")
-    return array, metadata
+    return array
 
 
 def _read_tiff(path: Path) -> tuple[NDArray[Any], dict[str, Any]]:
