@@ -7,7 +7,7 @@ ARGS ?=
 DISTRIBUTED := -n 2 --dist loadgroup --no-loadscope-reorder
 PYTEST := $(BIN)/pytest $(DISTRIBUTED)
 
-.PHONY: demo test oldest check table lint types bench clean
+.PHONY: demo test oldest check table lint types bench docs docs-serve clean
 
 demo: .venv/installed
 	$(BIN)/alrc demo $(ARGS)
@@ -28,7 +28,7 @@ check: lint types .venv/installed
 	$(PYTEST) --all tests/lab tests/promises
 
 table: .venv/installed
-	$(PYTEST) --all tests/promises tests/keras --table docs/agreement.md $(ARGS)
+	$(PYTEST) --all tests/promises tests/keras --table docs/dev/agreement.md $(ARGS)
 
 lint: .venv/installed
 	$(BIN)/ruff format --check .
@@ -39,6 +39,12 @@ types: .venv/installed
 
 bench: .venv/installed
 	$(BIN)/python benchmarks/call_cost.py
+
+docs: .venv/installed
+	$(BIN)/mkdocs build --quiet
+
+docs-serve: .venv/installed
+	$(BIN)/mkdocs serve
 
 define CHECK_PYTHON
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \

@@ -32,6 +32,7 @@ PAGES = (
     "README.md",
     "docs/experiments.md",
     "docs/how.md",
+    "docs/questions.md",
     "docs/settings.md",
     "docs/troubleshooting.md",
 )
@@ -140,10 +141,7 @@ def verdict() -> str:
     )
     calm = [w for w in other if ends[w.name][0] <= 0 <= ends[w.name][1]]
     seeds = sorted(len(w.runs[arm]) for w in ran)
-    apart = [effects.pooled(arm, [w], against=CLIP) for w in ran if CLIP in w.runs]
-    worse, better = (
-        sum(e is not None and sign * e.interval[sign < 0] > 0 for e in apart) for sign in (1, -1)
-    )
+    better, worse, _ = beside_clip()
     words = (
         f"In [a benchmark](docs/benchmark/benchmark.md) of {len(ran)} small real workloads, "
         f"`{arguments(arm)}` lowers the clean held-out error in {len(helped)} of the {len(broken)} "
@@ -159,6 +157,36 @@ def verdict() -> str:
     return words + (
         f"Where it stands beside a gradient norm clipped at 1: better in {better}, worse in "
         f"{worse}."
+    )
+
+
+def beside_clip() -> tuple[int, int, int]:
+    """In how many workloads the default is better, and worse, than a clipped norm; of how many."""
+    effects, arm = results(), default()
+    both = [w for w in effects.bench.workloads if arm in w.runs and CLIP in w.runs]
+    apart = [effects.pooled(arm, [w], against=CLIP) for w in both]
+    better, worse = (
+        sum(e is not None and sign * e.interval[sign < 0] > 0 for e in apart) for sign in (-1, 1)
+    )
+    return better, worse, len(both)
+
+
+def clip() -> str:
+    better, worse, both = beside_clip()
+    return (
+        f"Of {both} workloads of [the benchmark](benchmark/benchmark.md), `{arguments(default())}` "
+        f"is better than a norm clipped at 1 in {better} and worse in {worse}: if the clip helps, keep "
+        "it."
+    )
+
+
+def high_rates() -> str:
+    """Where all losses rise together."""
+    workload = "digits-sgd-10x"
+    return (
+        f"Where the learning rate is ten times the best, the held-out error changes by "
+        f"{change(workload, default())} with `{arguments(default())}`, by {change(workload, CLIP)} "
+        f"with the gradient norm clipped at 1 ({COMMAND.format('high-learning-rates')})."
     )
 
 
@@ -326,6 +354,8 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     "harms": harms,
     "healthy": healthy,
     "found": found,
+    "clip": clip,
+    "high-rates": high_rates,
     "fixed-points": fixed_points,
 }
 

@@ -11,6 +11,8 @@ import griffe
 ROLE = re.compile(r":(class|func|meth|mod|attr|data):`([^`]*)`")
 SHORT_MATH = re.compile(r":math:`([^`]*)`")
 MATH = re.compile(r"^( *)\.\. math::\n((?:\1 +.*\n|\n)+)", re.MULTILINE)
+# Arguments that are told of together.
+SEVERAL = re.compile(r"^( +)((?:\w+,\s+)+\w+):((?: .*)?\n(?:\1 +.*\n)*)", re.MULTILINE)
 
 
 class Markdown(griffe.Extension):
@@ -20,9 +22,17 @@ class Markdown(griffe.Extension):
 
 
 def markdown(text: str, obj: Any) -> str:
+    text = SEVERAL.sub(each, text)
+    if obj.is_class:  # what its calls return
+        text = text.replace("\nReturns:\n", "\nResult:\n")
     text = MATH.sub(block, text)
     text = SHORT_MATH.sub(lambda m: f"${m[1]}$", text)
-    return ROLE.sub(lambda m: reference(m[2], obj), text)
+    return ROLE.sub(lambda m: reference(*m.groups(), obj), text)
+
+
+def each(match: re.Match[str]) -> str:
+    space, names, words = match.groups()
+    return "".join(f"{space}{name}:{words}" for name in re.findall(r"\w+", names))
 
 
 def block(match: re.Match[str]) -> str:
@@ -32,14 +42,15 @@ def block(match: re.Match[str]) -> str:
     return textwrap.indent(f"$$\n{lines}\n$$\n\n", match[1])
 
 
-def reference(name: str, obj: Any) -> str:
+def reference(role: str, name: str, obj: Any) -> str:
     """Links where the pages of the API have the name, else code."""
     short = name.lstrip("~")
     words = f"`{short.rpartition('.')[2] if name.startswith('~') else short}`"
     rooms = obj.path.split(".")
     for i in range(len(rooms), -1, -1):
         path = ".".join([*rooms[:i], short])
-        if path in shown() or path.rpartition(".")[0] in shown():
+        is_member = role in ("attr", "meth") and path.rpartition(".")[0] in shown()
+        if path in shown() or is_member:
             return f"[{words}][{path}]"
     return words
 
