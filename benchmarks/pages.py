@@ -175,8 +175,8 @@ def clip() -> str:
     better, worse, both = beside_clip()
     return (
         f"Of {both} workloads of [the benchmark](benchmark/benchmark.md), `{arguments(default())}` "
-        f"is better than a norm clipped at 1 in {better} and worse in {worse}: if the clip helps, keep "
-        "it."
+        f"is better than a norm clipped at 1 in {better}, and worse in {worse}: if the clip helps, "
+        "keep it."
     )
 
 

@@ -99,4 +99,4 @@ def formula(match: re.Match[str]) -> str:
     display = "block" if match[2] == "[" else "inline"
     text = match[3].replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
     made: str = latex2mathml.converter.convert(text.strip(), display=display)
-    return made
+    return f'<div class="formula">{made}</div>' if match[2] == "[" else made
