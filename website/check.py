@@ -63,7 +63,8 @@ def main() -> None:
         look = Look(browser, f"http://127.0.0.1:{server.server_port}", given.shots)
         for page in sorted(given.site.rglob("*.html")):
             look.at(page.relative_to(given.site).with_suffix("").as_posix())
-        look.search("threshold")
+        look.search("threshold", look.root)
+        look.search("threshold", given.site.resolve().as_uri())
         look.toggle()
         browser.close()
     server.shutdown()
@@ -90,7 +91,7 @@ class Look:
         self.faults.append(f"{self.where}: {words}")
 
     def is_ours(self, request: Any) -> None:
-        if not request.url.startswith((self.root, "data:", "blob:")):
+        if not request.url.startswith((self.root, "data:", "blob:", "file:")):
             self.fault(f"asks another site: {request.url}")
 
     def at(self, name: str) -> None:
@@ -124,10 +125,10 @@ class Look:
         )
         return found
 
-    def search(self, word: str) -> None:
-        self.where = f"search for {word}"
+    def search(self, word: str, root: str) -> None:
+        self.where = f"search for {word} in {root}"
         self.tab.set_viewport_size({"width": 1280, "height": 900})
-        self.tab.goto(f"{self.root}/index.html")
+        self.tab.goto(f"{root}/index.html")
         self.tab.locator("input.md-search__input").click()
         self.tab.keyboard.type(word)
         try:

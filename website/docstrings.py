@@ -38,7 +38,7 @@ def each(match: re.Match[str]) -> str:
 def block(match: re.Match[str]) -> str:
     lines = textwrap.dedent(match[2]).strip()
     if "&" in lines:
-        lines = f"\\begin{{aligned}}\n{lines}\n\\end{{aligned}}"
+        lines = f"\\begin{{align*}}\n{lines}\n\\end{{align*}}"
     return textwrap.indent(f"$$\n{lines}\n$$\n\n", match[1])
 
 

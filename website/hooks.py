@@ -26,6 +26,7 @@ EXAMPLES = "examples.md"
 SHOWN = (".py", ".toml")
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^()\s]+)\)")
 FENCE = re.compile(r"^( *```.*?^ *```)", re.MULTILINE | re.DOTALL)
+PICTURE = re.compile(r'(<img [^>]*src="([^":]+)"[^>]*>)')
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', re.DOTALL)
 
 
@@ -91,7 +92,8 @@ def is_made(name: str) -> bool:
 
 
 def on_page_content(html: str, page: Any, config: Any, files: Any) -> str:
-    """Formulas as MathML, which browsers show without a script."""
+    """Formulas as MathML, which browsers show without a script; pictures open in full size."""
+    html = PICTURE.sub(r'<a href="\2">\1</a>', html)
     return FORMULA.sub(formula, html)
 
 
@@ -99,4 +101,5 @@ def formula(match: re.Match[str]) -> str:
     display = "block" if match[2] == "[" else "inline"
     text = match[3].replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
     made: str = latex2mathml.converter.convert(text.strip(), display=display)
+    made = made.replace("<mi>log</mi>", '<mi>log</mi><mspace width="0.17em" />')
     return f'<div class="formula">{made}</div>' if match[2] == "[" else made
