@@ -22,7 +22,7 @@ class Markdown(griffe.Extension):
 
 
 def markdown(text: str, obj: Any) -> str:
-    text = SEVERAL.sub(each, text)
+    text = SEVERAL.sub(each, text).replace("\nExample:\n", "\nExamples:\n")
     if obj.is_class:  # what its calls return
         text = text.replace("\nReturns:\n", "\nResult:\n")
     text = MATH.sub(block, text)
