@@ -1,5 +1,6 @@
 """The site: every page is in its navigation, and every link to the repository leads somewhere."""
 
+import ast
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -49,6 +50,27 @@ def test_every_page_is_in_the_navigation_and_every_entry_is_a_page(made) -> None
     entries = Counter(pages_of(CONFIG["nav"]))
     assert set(entries) == (files - LEFT_OUT) | made
     assert set(entries.values()) == {1}
+
+
+@pytest.mark.parametrize(
+    "module",
+    ("torch", "jax", "keras", "integrations/lightning", "integrations/transformers")
+    + ("integrations/loggers", "lab/api"),
+)
+def test_the_api_shows_every_public_name(module: str) -> None:
+    (file,) = [
+        file
+        for file in (ROOT / f"src/alrc/{module}.py", ROOT / f"src/alrc/{module}/__init__.py")
+        if file.is_file()
+    ]
+    named = re.search(r"^__all__ = (\[.*?\])", file.read_text(), re.MULTILINE | re.DOTALL)
+    names = {f"alrc.{module.replace('/', '.')}.{name}" for name in ast.literal_eval(named[1])}
+    text = "\n".join(page.read_text() for page in (DOCS / "api").glob("*.md"))
+    listed = set(re.findall(r"^::: (\S+)", text, re.MULTILINE))
+    elsewhere = {"Moments", "Networks", "Ge", "Gt", "Le", "Lt"}  # alrc.rule's, a type, and not ours
+    missing = {name for name in names - listed if name.rpartition(".")[2] not in elsewhere}
+    assert missing == set()
+    assert names & listed
 
 
 def test_a_build_is_strict_about_all_links() -> None:
