@@ -7,7 +7,7 @@ ARGS ?=
 DISTRIBUTED := -n 2 --dist loadgroup --no-loadscope-reorder
 PYTEST := $(BIN)/pytest $(DISTRIBUTED)
 
-.PHONY: demo test oldest check table lint types bench clean
+.PHONY: demo test oldest check table lint types bench docs docs-serve clean
 
 demo: .venv/installed
 	$(BIN)/alrc demo $(ARGS)
@@ -28,7 +28,7 @@ check: lint types .venv/installed
 	$(PYTEST) --all tests/lab tests/promises
 
 table: .venv/installed
-	$(PYTEST) --all tests/promises tests/keras --table docs/agreement.md $(ARGS)
+	$(PYTEST) --all tests/promises tests/keras --table docs/dev/agreement.md $(ARGS)
 
 lint: .venv/installed
 	$(BIN)/ruff format --check .
@@ -39,6 +39,14 @@ types: .venv/installed
 
 bench: .venv/installed
 	$(BIN)/python benchmarks/call_cost.py
+
+# Not --quiet: that hides warnings from --strict, too. The variable takes out an advertisement.
+docs docs-serve: export NO_MKDOCS_2_WARNING = 1
+docs: .venv/installed
+	$(BIN)/mkdocs build --strict
+
+docs-serve: .venv/installed
+	$(BIN)/mkdocs serve
 
 define CHECK_PYTHON
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -64,4 +72,4 @@ endef
 	touch $@
 
 clean:
-	rm -rf .venv .venv-oldest
+	rm -rf .venv .venv-oldest site

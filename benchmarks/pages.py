@@ -17,6 +17,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
+from scipy.optimize import fsolve
+from scipy.stats import norm
 
 from alrc.lab.report.benchmark import table_rows
 from alrc.lab.report.benchmark.decision import decide
@@ -26,7 +28,14 @@ from alrc.lab.report.benchmark.tables import README_HEADER, arguments
 from alrc.lab.report.statistics import Pairs, compare
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("README.md", "docs/experiments.md")
+PAGES = (
+    "README.md",
+    "docs/experiments.md",
+    "docs/how.md",
+    "docs/questions.md",
+    "docs/settings.md",
+    "docs/troubleshooting.md",
+)
 CLIP = "clip-grad-norm"
 RESULTS = ROOT / "docs/benchmark/compact"
 COMMAND = "`alrc lab study stability --part {}`"
@@ -97,7 +106,7 @@ def cifar(study: str, *keys: str) -> str:
             number = diverged[arm, setting]
             cells.append(cell + (f", {number} diverged" if number else ""))
         lines.append(cells)
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return table(lines)
 
 
 def cifar_shown() -> str:
@@ -132,10 +141,7 @@ def verdict() -> str:
     )
     calm = [w for w in other if ends[w.name][0] <= 0 <= ends[w.name][1]]
     seeds = sorted(len(w.runs[arm]) for w in ran)
-    apart = [effects.pooled(arm, [w], against=CLIP) for w in ran if CLIP in w.runs]
-    worse, better = (
-        sum(e is not None and sign * e.interval[sign < 0] > 0 for e in apart) for sign in (1, -1)
-    )
+    better, worse, _ = beside_clip()
     words = (
         f"In [a benchmark](docs/benchmark/benchmark.md) of {len(ran)} small real workloads, "
         f"`{arguments(arm)}` lowers the clean held-out error in {len(helped)} of the {len(broken)} "
@@ -154,12 +160,42 @@ def verdict() -> str:
     )
 
 
+def beside_clip() -> tuple[int, int, int]:
+    """In how many workloads the default is better, and worse, than a clipped norm; of how many."""
+    effects, arm = results(), default()
+    both = [w for w in effects.bench.workloads if arm in w.runs and CLIP in w.runs]
+    apart = [effects.pooled(arm, [w], against=CLIP) for w in both]
+    better, worse = (
+        sum(e is not None and sign * e.interval[sign < 0] > 0 for e in apart) for sign in (-1, 1)
+    )
+    return better, worse, len(both)
+
+
+def clip() -> str:
+    better, worse, both = beside_clip()
+    return (
+        f"Of {both} workloads of [the benchmark](benchmark/benchmark.md), `{arguments(default())}` "
+        f"is better than a norm clipped at 1 in {better}, and worse in {worse}: if the clip helps, "
+        "keep it."
+    )
+
+
+def high_rates() -> str:
+    """Where all losses rise together."""
+    workload = "digits-sgd-10x"
+    return (
+        f"Where the learning rate is ten times the best, the held-out error changes by "
+        f"{change(workload, default())} with `{arguments(default())}`, by {change(workload, CLIP)} "
+        f"with the gradient norm clipped at 1 ({COMMAND.format('high-learning-rates')})."
+    )
+
+
 def settings() -> str:
     """The table "your loss -> your setting"."""
     lines = [README_HEADER, ["---"] * len(README_HEADER), *table_rows(RESULTS)]
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines).replace("\u00a0", " ")
+    text = table(lines).replace("\u00a0", " ")
     # -72.8 % [-76.4 %, -68.6 %] is longer than what one looks for there
-    return re.sub(r"\[(\S+) %, (\S+) %\]", r"[\1, \2]", table)
+    return re.sub(r"\[(\S+) %, (\S+) %\]", r"[\1, \2]", text)
 
 
 def per_example() -> str:
@@ -190,6 +226,91 @@ def harms() -> str:
         f"{change(high, arm)} with ALRC where it is 10 times the best, {change(high, CLIP)} with "
         f"the norm clipped at 1 ({COMMAND.format('high-learning-rates')})."
     )
+
+
+def healthy() -> str:
+    """What the default limits in training that is calm, and in training that something breaks."""
+    families = ("regression", "classification", "images", "language", "control")
+    head = ["training", "", "`clipped_fraction`", "`kept`", "workloads"]
+    lines = [head, ["---"] * len(head)]
+    for family in families:
+        for kind, word in (
+            ("calm", "calm"),
+            ("trap", "large losses are right"),
+            ("broken", "something breaks"),
+        ):
+            ran = [
+                w for w in results().bench.of(kind) if w.family == family and default() in w.runs
+            ]
+            if ran:
+                runs = [w.runs[default()].values() for w in ran]
+                limited, kept = (
+                    [float(np.median([getattr(run, name) for run in some])) for some in runs]
+                    for name in ("limited", "kept")
+                )
+                shares = (span(limited, ".2f"), span(kept, ".1f"), str(len(ran)))
+                lines.append([family, word, *shares])
+    return table(lines)
+
+
+def span(shares: list[float], form: str) -> str:
+    """From the smallest to the largest, in per cent."""
+    low, high = (f"{100 * x:{form}}" for x in (min(shares), max(shares)))
+    return f"{low} %" if low == high else f"{low} to {high} %"
+
+
+def found() -> str:
+    """How many of the broken examples there are, and how many losses the default limited."""
+    shown = {
+        "diabetes-broken-2-squared": "2 % broken targets",
+        "diabetes-broken-10-squared": "10 % broken targets",
+        "hot-squares-quartic": "2 % broken images",
+        "digits-wrong-5": "5 % wrong labels",
+        "digits-wrong-20": "20 % wrong labels",
+        "digits-wrong-40": "40 % wrong labels",
+        "language-garbage": "5 % garbage sequences",
+    }
+    lines = [["what is wrong", "`clipped_fraction`", "`kept`"], ["---"] * 3]
+    workloads = {workload.name: workload for workload in results().bench.workloads}
+    for name, words in shown.items():
+        runs = workloads[name].runs[default()].values()
+        numbers = (np.median([getattr(run, x) for run in runs]) for x in ("limited", "kept"))
+        lines.append([words, *(f"{100 * x:.1f} %" for x in numbers)])
+    return table(lines)
+
+
+def fixed_points() -> str:
+    """Where the moments come to rest on log-normal losses, by num_stddev."""
+    spreads = (0.3, 1.0, 2.0)
+    head = ["`num_stddev`", "losses limited", "at most, whatever the losses"]
+    head += [f"kept of losses that spread by {spread:g}" for spread in spreads]
+    lines = [head, ["---"] * len(head)]
+    for n in (1, 1.5, 2, 3, 4):
+        limit = rest(n)
+        cells = [f"{100 * x:.2g} %" for x in (norm.sf(limit), 1 / (1 + n * n))]
+        for s in spreads:
+            kept = norm.cdf(limit - s) + math.exp(s * limit - s * s / 2) * norm.sf(limit)
+            cells.append(f"{100 * kept:.1f} %")
+        lines.append([f"{n:g}", *cells])
+    return table(lines)
+
+
+def rest(n: float) -> float:
+    """The limit at which the moments of standard normal numbers rest that are limited by it."""
+
+    def moves(moments: np.ndarray) -> list[float]:
+        mean, stddev = moments
+        t = mean + n * stddev
+        first = t * norm.sf(t) - norm.pdf(t)  # of min(z, t), and of its square
+        second = norm.cdf(t) - t * norm.pdf(t) + t * t * norm.sf(t)
+        return [first - mean, second - first**2 - stddev**2]
+
+    mean, stddev = fsolve(moves, [0.0, 1.0])
+    return float(mean + n * stddev)
+
+
+def table(lines: list[list[str]]) -> str:
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 @functools.cache
@@ -231,6 +352,11 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
         cifar, "cifar10-small-high-learning-rate", "training.optimizer", "training.learning_rate"
     ),
     "harms": harms,
+    "healthy": healthy,
+    "found": found,
+    "clip": clip,
+    "high-rates": high_rates,
+    "fixed-points": fixed_points,
 }
 
 

@@ -8,7 +8,6 @@ import pytest
 from alrc.lab.report.benchmark import draw_benchmark
 
 ROOT = Path(__file__).parents[2]
-PAGES = ("README.md", "docs/experiments.md")
 
 
 @pytest.fixture(scope="module")
@@ -19,16 +18,20 @@ def script():
     return module
 
 
-@pytest.mark.parametrize("page", PAGES)
-def test_the_numbers_of_a_page_are_those_of_the_results(script, page: str) -> None:
-    text = (ROOT / page).read_text(encoding="utf-8")
-    assert script.written(text) == text
+def test_the_numbers_of_all_pages_are_those_of_the_results(script) -> None:
+    for page in script.PAGES:
+        text = (ROOT / page).read_text(encoding="utf-8")
+        assert script.written(text) == text, page
 
 
-def test_readme_has_a_number_for_each_block_that_is_made(script) -> None:
-    text = "".join((ROOT / page).read_text(encoding="utf-8") for page in PAGES)
-    assert set(script.BLOCK.findall(text)) == set(script.BLOCKS)
-    assert text.count("<!-- numbers") == len(script.BLOCKS)
+def test_each_block_that_is_made_is_on_a_page_and_no_other_page_has_one(script) -> None:
+    pages = [ROOT / "README.md", *ROOT.glob("docs/**/*.md")]
+    texts = {page: page.read_text(encoding="utf-8") for page in pages}
+    blocks = {page: script.BLOCK.findall(text) for page, text in texts.items()}
+    assert {page for page, found in blocks.items() if found} == {ROOT / p for p in script.PAGES}
+    assert {block for found in blocks.values() for block in found} == set(script.BLOCKS)
+    for page, found in blocks.items():
+        assert texts[page].count("<!-- numbers") == len(found), page
 
 
 def test_the_benchmarks_page_and_tables_are_those_of_its_compact_results(

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from tiers import row_of
 
-# The promises of docs/guarantees.md, in short, and all tests that have to pass for each.
+# The promises of docs/dev/guarantees.md, in short, and all tests that have to pass for each.
 PROMISES = {
     "agrees with the paper's equations in 60-digit arithmetic, at each call: values, gradients, "
     "moments, counts": (

@@ -19,7 +19,7 @@ START = {
 }  # mean 1, standard deviation 1, limit 4
 CALM = [0.75, 1.25]  # over and over: mean 1, standard deviation 0.25, limit 1.75
 F32 = 2e-6  # some roundings of float32, relative
-LIMIT = 2e-5  # what docs/guarantees.md promises of a limit, whose state is float32
+LIMIT = 2e-5  # what docs/dev/guarantees.md promises of a limit, whose state is float32
 
 
 def scripted(value: float, weight: torch.Tensor) -> torch.Tensor:

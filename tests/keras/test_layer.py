@@ -22,7 +22,7 @@ from alrc.keras import ALRC
 @in_each_backend
 def test_the_examples_of_the_docstrings_and_of_the_pages_run() -> None:
     assert doctest.testmod(alrc.keras).failed == 0
-    pages = [Path(__file__).parents[2] / name for name in ("README.md", "docs/usage.md")]
+    pages = [Path(__file__).parents[2] / name for name in ("README.md", "docs/keras.md")]
     text = "\n".join(page.read_text() for page in pages)
     blocks = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
     ours = [block for block in blocks if "from alrc.keras" in block]

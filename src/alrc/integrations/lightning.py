@@ -86,8 +86,9 @@ class ALRCCallback(Callback):
             if an optimizer has stepped on gradients that this callback could not limit.
 
     Warns:
-        When training starts, if the module has an ALRC of its own, or if these moments will stay
-        in processes that Lightning forks or spawns; after an epoch, if no loss came by.
+        UserWarning: When training starts, if the module has an ALRC of its own, or if these
+            moments will stay in processes that Lightning forks or spawns; after an epoch, if no
+            loss came by.
 
     Example:
         >>> import torch
