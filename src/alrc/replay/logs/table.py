@@ -74,6 +74,7 @@ class Table:
         format: What wrote the log, in words.
         averaged: Whether that writes means over steps; None if unknown.
         losses: Columns that are losses whatever they are called.
+        not_losses: Columns that are none whatever they are called.
         starts: Rows before which the log says that a run begins.
         unread: By column, how many cells were no numbers, and the first of them; under "" lines.
         texts: Columns that hold words, with the first of these.
@@ -83,6 +84,7 @@ class Table:
     format: str
     averaged: bool | None = None
     losses: tuple[str, ...] = ()
+    not_losses: tuple[str, ...] = ()
     columns: dict[str, Column] = field(default_factory=dict)
     rows: int = 0
     starts: list[int] = field(default_factory=list)
