@@ -13,7 +13,10 @@ OF_RUNS = frozenset("name run runs id state status created user notes tags trial
 
 def first_unread(table: Table) -> Unread | None:
     """The first line that could not be read."""
-    return min((unread for _, unread in table.unread.values()), key=lambda u: u.line, default=None)
+    found = [unread for _, unread in table.unread.values()]
+    if table.first_text is not None:
+        found.append(Unread(*table.first_text))
+    return min(found, key=lambda unread: unread.line, default=None)
 
 
 def choose(table: Table, name: str, column: str | None) -> tuple[str, list[str]]:

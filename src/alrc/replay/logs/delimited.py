@@ -128,7 +128,7 @@ class DelimitedReader:
         """Takes whole lines."""
         if self._headed and len(text) > BULK and self._bulk(text):
             return
-        for line in text.splitlines():
+        for line in text.removesuffix("\n").split("\n"):
             self._line += 1
             if line.strip() and not line.lstrip().startswith("#"):
                 self._read(line)

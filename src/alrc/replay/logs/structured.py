@@ -80,7 +80,7 @@ class JsonLinesReader:
 
     def feed(self, text: str) -> None:
         """Takes whole lines."""
-        for line in text.split("\n"):
+        for line in text.removesuffix("\n").split("\n"):
             self._line += 1
             if not line.strip():
                 continue
@@ -99,7 +99,6 @@ class JsonLinesReader:
                         "steps is not in the log at all."
                     )
             _add(self.table, item)
-        self._line -= text.endswith("\n")
 
 
 class JsonReader:

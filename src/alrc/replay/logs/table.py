@@ -78,6 +78,7 @@ class Table:
         starts: Rows before which the log says that a run begins.
         unread: By column, how many cells were no numbers, and the first of them; under "" lines.
         texts: Columns that hold words, with the first of these.
+        first_text: Number and text of the first line without a number, which is no fault.
         notes: What the format says of its rows.
     """
 
@@ -90,6 +91,7 @@ class Table:
     starts: list[int] = field(default_factory=list)
     unread: dict[str, tuple[int, Unread]] = field(default_factory=dict)
     texts: dict[str, str] = field(default_factory=dict)
+    first_text: tuple[int, str] | None = None
     notes: list[str] = field(default_factory=list)
 
     def add(self, cells: Mapping[str, float]) -> None:
