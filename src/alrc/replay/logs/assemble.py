@@ -1,6 +1,6 @@
 """From a table to a curve: which rows, where runs begin, what the rows hide."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -9,7 +9,7 @@ from alrc.replay.logs import columns, notes, order, refusals
 from alrc.replay.logs.choice import choose, first_unread
 from alrc.replay.logs.table import Table
 
-__all__ = ["curve_of"]
+__all__ = ["curve_of", "curves_of"]
 
 
 @dataclass
@@ -52,7 +52,7 @@ def curve_of(table: Table, name: str, column: str | None = None) -> Curve:
         raise refusals.infinite(name, len(kept), chosen)
     per_row = 1 if rows.steps is None else order.stride(rows.steps, rows.starts)
     averaged = _is_averaged(table, chosen, by_epoch and rows.steps is None, per_row)
-    said += notes.of_rows(averaged, per_row, by_epoch) + table.notes
+    said += notes.of_rows(averaged, per_row, by_epoch) + notes.of_bins(table, chosen) + table.notes
     return Curve(
         name=name,
         column=chosen,
@@ -152,3 +152,13 @@ def _is_averaged(table: Table, chosen: str, epochs_alone: bool, per_row: int) ->
     if per_row == 1 or "step" in own:
         return False
     return table.averaged
+
+
+def curves_of(table: Table, name: str, column: str | None = None) -> list[Curve]:
+    """The curves in a table: one, or one for each run where columns are named for runs."""
+    names = columns.candidates(table)
+    runs = {n: run for n in names if (run := columns.run_and_key(n)[0])}
+    losses = [n for n in runs if columns.rank(n) is not None]
+    if column is None and len(runs) == len(names) and len({runs[n] for n in losses}) > 1:
+        return [replace(curve_of(table, name, n), name=f"{name}: {runs[n]}") for n in losses]
+    return [curve_of(table, name, column)]

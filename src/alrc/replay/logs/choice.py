@@ -8,7 +8,22 @@ from alrc.replay.logs.table import Table, Unread
 __all__ = ["choose", "first_unread"]
 
 # Words that name or describe a run. No log of steps has a column of words that is called so.
-OF_RUNS = frozenset("name run runs id state status created user notes tags trial experiment".split())
+OF_RUNS = frozenset(
+    [
+        "name",
+        "run",
+        "runs",
+        "id",
+        "state",
+        "status",
+        "created",
+        "user",
+        "notes",
+        "tags",
+        "trial",
+        "experiment",
+    ]
+)
 
 
 def first_unread(table: Table) -> Unread | None:

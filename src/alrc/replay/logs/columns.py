@@ -8,36 +8,105 @@ from alrc.replay.logs.table import Table
 __all__ = [
     "EVALUATION",
     "STEPS",
+    "candidates",
     "is_epoch",
     "is_evaluation",
-    "candidates",
     "is_loss",
     "is_position",
     "norm_among",
     "rank",
     "rate_among",
+    "run_and_key",
     "step_among",
     "words",
 ]
 
 EVALUATION = frozenset(
-    "val valid validation validating test testing eval evaluation evaluating dev heldout holdout "
-    "tel hella hellaswag".split()
+    [
+        "val",
+        "valid",
+        "validation",
+        "validating",
+        "test",
+        "testing",
+        "eval",
+        "evaluation",
+        "evaluating",
+        "dev",
+        "heldout",
+        "holdout",
+        "tel",
+        "hella",
+        "hellaswag",
+    ]
 )
-TRAINING = frozenset("train training trn tr".split())
-LOSSES = frozenset("loss losses trl nll xent crossentropy objective cost".split())
+TRAINING = frozenset(["train", "training", "trn", "tr"])
+LOSSES = frozenset(["loss", "losses", "trl", "nll", "xent", "crossentropy", "objective", "cost"])
 # Words that leave the name of the whole loss the name of the whole loss ...
 PLAIN = (
     TRAINING
     | LOSSES
-    | frozenset("step batch total lm iter iteration running current global all overall".split())
+    | frozenset(
+        [
+            "step",
+            "batch",
+            "total",
+            "lm",
+            "iter",
+            "iteration",
+            "running",
+            "current",
+            "global",
+            "all",
+            "overall",
+        ]
+    )
 )
 # ... and those of its other spellings.
-SPELLINGS = frozenset("cross entropy ce avg average mean reduced epoch per raw value model".split())
+SPELLINGS = frozenset(
+    [
+        "cross",
+        "entropy",
+        "ce",
+        "avg",
+        "average",
+        "mean",
+        "reduced",
+        "epoch",
+        "per",
+        "raw",
+        "value",
+        "model",
+    ]
+)
 # What goes with a loss and is none.
 COMPANIONS = frozenset(
-    "scale scaler scaling lr rate weight weights coef coefficient time min max std var grad "
-    "gradient norm ppl perplexity best count clip threshold limit".split()
+    [
+        "scale",
+        "scaler",
+        "scaling",
+        "lr",
+        "rate",
+        "weight",
+        "weights",
+        "coef",
+        "coefficient",
+        "time",
+        "min",
+        "max",
+        "std",
+        "var",
+        "grad",
+        "gradient",
+        "norm",
+        "ppl",
+        "perplexity",
+        "best",
+        "count",
+        "clip",
+        "threshold",
+        "limit",
+    ]
 )
 # From the one that counts over the whole training to those that count within an epoch.
 STEPS = (
@@ -66,6 +135,17 @@ EPOCHS = frozenset(("epoch", "epochs", "ep", "current epoch", "cur epoch", "trai
 PLACES = frozenset((*STEPS, *EPOCHS))
 
 
+def run_and_key(name: str) -> tuple[str, str]:
+    """The run, if a column is named for one, and the key, as Weights & Biases joins them.
+
+    Example:
+        >>> run_and_key("fast-sun-3 - train/loss"), run_and_key("loss")
+        (('fast-sun-3', 'train/loss'), ('', 'loss'))
+    """
+    run, _, key = name.rpartition(" - ")
+    return run, key
+
+
 def words(name: str) -> tuple[str, ...]:
     """The words of a column's name.
 
@@ -73,6 +153,7 @@ def words(name: str) -> tuple[str, ...]:
         >>> words("train/CrossEntropyLoss"), words("  train_loss_step")
         (('train', 'cross', 'entropy', 'loss'), ('train', 'loss', 'step'))
     """
+    _, name = run_and_key(name)
     apart = re.sub(r"([a-z0-9])([A-Z])", r"\1 \2", name)
     return tuple(re.findall(r"[a-z]+|\d+", apart.lower()))
 
@@ -142,9 +223,7 @@ def norm_among(names: Iterable[str]) -> list[str]:
 def rate_among(names: Iterable[str]) -> list[str]:
     """The columns that are learning rates, in the order of the log."""
     return [
-        name
-        for name in names
-        if "lr" in words(name) or {"learning", "rate"} <= set(words(name))
+        name for name in names if "lr" in words(name) or {"learning", "rate"} <= set(words(name))
     ]
 
 

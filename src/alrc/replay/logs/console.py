@@ -25,13 +25,24 @@ PAIR = re.compile(
 # The name of a logger before its message: time, host, module:line, level.
 PREFIX = re.compile(r"^.*?\b(?:DEBUG|INFO|WARNING|ERROR)\b[\]\s:|-]*(?=\S)")
 COLOURS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
-BAR = re.compile(r"^\s*(?:Epoch\s+\d+:\s+)?(?:\d+%\|.*?\|\s*)?(\d+)/(\d+)\s")
 EPOCH_LINE = re.compile(r"^\s*epoch:?\s+(\d+)\s*(?:/\s*\d+)?\s*$", re.I)
 PRINTED_LINES = re.compile(r"^(\d+) (train|val|hella) (\S+)$")
 RULE = re.compile(r"^\s*[=*-]{4,}.*[A-Za-z].*[=*-]{4,}\s*$")
 RESUMED = re.compile(r"\bresum(?:ed|ing)\b", re.I)
 OF_EVALUATION = re.compile(r"\b(?:eval|evaluat\w+|valid|validation|validating|val|test)\b", re.I)
 CYCLEGAN = re.compile(r"^\(epoch: \d+, iters: \d+,")
+
+# Positions without a name of their own.
+PLACES = (
+    re.compile(r"^\[(?P<epoch>\d+),\s*(?P<step>\d+)\]"),  # [1,  2000] loss: 2.2
+    re.compile(r"Train: (?P<epoch>\d+) \[\s*(?P<step>\d+)/"),  # timm
+    re.compile(r"Epoch\s*(?:\(train\))?\s*\[(?P<epoch>\d+)\]\s*\[\s*(?P<step>\d+)/"),  # mmengine
+    re.compile(r"Iter\(train\)\s*\[\s*(?P<step>\d+)/"),
+    re.compile(r"Epoch:? (?P<epoch>\d+)\s*\[\s*(?P<step>\d+)/"),  # Train Epoch: 1 [640/60000
+    re.compile(
+        r"^\s*(?:Epoch\s+(?P<epoch>\d+):\s+)?(?:\d+%\|.*?\|\s*)?(?P<step>\d+)/\d+\s"
+    ),  # a bar
+)
 
 # By how a line with a loss looks: who prints it, and whether that takes means.
 PRINTERS: tuple[tuple[re.Pattern[str], str, bool | None], ...] = (
@@ -107,8 +118,10 @@ class ConsoleReader:
             return {"step": float(printed[1]), name: _told(printed[3])}
         message = PREFIX.sub("", line)
         cells: dict[str, float] = {}
-        if bar := BAR.match(message):
-            cells["step"] = float(bar[1])
+        for place in PLACES:
+            if found := place.search(message):
+                cells |= {name: float(at) for name, at in found.groupdict().items() if at}
+                break
         for pair in PAIR.finditer(message):
             name = pair["named"] or pair["word"]
             # A mean of the loss often follows in brackets, as in timm's `Loss: 6.9 (7.0)`.

@@ -18,7 +18,7 @@ __all__ = ["DelimitedReader", "Layout", "layout_of"]
 DELIMITERS = (",", "\t", ";", None)  # None: any blanks
 BULK = 4096  # characters from which whole chunks are parsed at once
 EPOCH_MS = 10**11  # smaller are no times of MLflow
-IN_RUNS = re.compile(r"(?P<run>.+?) - (?P<key>.+?)(?:__(?P<bound>MIN|MAX))?")
+BOUNDS = ("__MIN", "__MAX")  # of the steps that Weights & Biases draws as one point
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def layout_of(lines: list[str]) -> Layout | None:
             continue
         if np.mean([len(row) == width for row in cells]) < 0.8:
             continue
-        if all(is_number(cell) or not cell for cell in cells[0]) and any(cells[0]):
+        if _all_numbers(cells[0]) and any(cells[0]):
             if _are_numbers(cells, width):
                 return Layout(delimiter, _unnamed(cells, comments, width), False)
         elif _are_below_header(cells, width, delimiter):
@@ -62,7 +62,7 @@ def layout_of(lines: list[str]) -> Layout | None:
 
 def _are_numbers(cells: list[list[str]], width: int) -> bool:
     whole = [row for row in cells if len(row) == width]
-    return np.mean([all(is_number(c) or not c for c in row) for row in whole]) > 0.8
+    return bool(np.mean([_all_numbers(row) for row in whole]) > 0.8)
 
 
 def _are_below_header(cells: list[list[str]], width: int, delimiter: str | None) -> bool:
@@ -121,7 +121,9 @@ class DelimitedReader:
         if "value" in (name.lower() for name in layout.names):
             self.table.losses = tuple(n for n in layout.names if n.lower() == "value")
         self.table.not_losses = tuple(
-            n for n in layout.names if n.lower() in ("timestamp", "wall time", "_timestamp")
+            name
+            for name in layout.names
+            if name.lower() in ("timestamp", "wall time", "_timestamp") or name.endswith(BOUNDS)
         )
 
     def feed(self, text: str) -> None:
@@ -212,7 +214,9 @@ class DelimitedReader:
 
 def is_split(name: str, cell: str) -> bool:
     """Whether a cell in words says that its row is of an evaluation."""
-    return name.lower() in ("split", "phase", "mode", "stage", "set") and columns.is_evaluation(cell)
+    return name.lower() in ("split", "phase", "mode", "stage", "set") and columns.is_evaluation(
+        cell
+    )
 
 
 def _written_by(layout: Layout) -> tuple[str, bool | None]:
@@ -225,7 +229,7 @@ def _written_by(layout: Layout) -> tuple[str, bool | None]:
         return ("one number per line" if len(names) == 1 else "a table of numbers"), None
     if {"wall time", "step", "value"} == have:
         return "a CSV of TensorBoard", None
-    if any(IN_RUNS.fullmatch(name) for name in names) and "step" in have:
+    if "step" in have and any(columns.run_and_key(name)[0] for name in names):
         return "a chart export of Weights & Biases", None
     if "metrics/map50(b)" in have or "train/box_loss" in have:
         return "a results.csv of Ultralytics", True

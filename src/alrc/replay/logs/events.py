@@ -9,7 +9,7 @@ float_val = 5, double_val = 6.
 import struct
 from collections.abc import Iterator
 
-from alrc.replay.logs.table import Table
+from alrc.replay.logs.table import ByStep, Table
 
 __all__ = ["EventsReader", "is_events"]
 
@@ -73,10 +73,9 @@ class EventsReader:
 
     def __init__(self) -> None:
         self._data = b""
-        self._rows: dict[int, int] = {}  # of a step, the row
-        self._last: dict[str, int] = {}  # of a tag, its last row
         self._records = 0
         self.table = Table("TensorBoard's event files")
+        self._joined = ByStep(self.table)
 
     def feed(self, data: bytes) -> None:
         """Takes bytes; a record that is not complete waits for the rest."""
@@ -101,7 +100,7 @@ class EventsReader:
     def next_file(self) -> None:
         """Another file of the same run follows, which the run wrote when it was started anew."""
         self._data = b""
-        self._rows.clear()
+        self._joined.forget()
         self.table.begin()
 
     def _read(self, event: bytes) -> None:
@@ -116,13 +115,4 @@ class EventsReader:
                 cells = dict(_fields(value))
                 number, tag = _scalar(cells), cells.get(1)
                 if number is not None and isinstance(tag, bytes):
-                    self._put(step, tag.decode(), number)
-
-    def _put(self, step: int, tag: str, value: float) -> None:
-        row = self._rows.get(step)
-        # A tag's rows must grow: a step that comes again is a run that was resumed.
-        if row is None or row <= self._last.get(tag, -1):
-            row = self._rows[step] = self.table.rows
-            self.table.put(row, "step", step)
-        self.table.put(row, tag, value)
-        self._last[tag] = row
+                    self._joined.put(step, tag.decode(), number)

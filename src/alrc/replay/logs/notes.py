@@ -10,6 +10,7 @@ from alrc.replay.logs.table import Table
 __all__ = [
     "count",
     "left_out",
+    "of_bins",
     "of_rows",
     "of_starts",
     "of_values",
@@ -54,26 +55,19 @@ def left_out(table: Table, rows: Integers, chosen: str) -> list[str]:
     """Of rows without the loss: those of evaluations, of whole epochs, and others."""
     left = np.ones(table.rows, bool)
     left[table.columns[chosen].rows] = False
-    kinds = {
-        "of evaluations": columns.is_evaluation,
-        "with means of epochs": lambda name: "epoch" in columns.words(name) and not _places(name),
-    }
+    evaluations = [name for name in table.columns if columns.is_evaluation(name)]
+    epochs = [n for n in table.columns if "epoch" in columns.words(n) and not columns.is_epoch(n)]
     said = []
-    for kind, belongs in kinds.items():
+    for kind, names in (("of evaluations", evaluations), ("with means of epochs", epochs)):
         own = np.zeros(table.rows, bool)
-        for name, column in table.columns.items():
-            if belongs(name):
-                own[column.rows] = True
+        for name in names:
+            own[table.columns[name].rows] = True
         if (own & left).any():
             said.append(f"{count(int((own & left).sum()), 'row')} {kind}")
         left &= ~own
     if left.any():
         said.append(f"{count(int(left.sum()), 'row')} without {chosen!r}")
     return [f"Left out: {', '.join(said)}."] if said else []
-
-
-def _places(name: str) -> bool:
-    return columns.is_position(name)
 
 
 def unplaced(number: int) -> list[str]:
@@ -138,4 +132,18 @@ def of_rows(averaged: bool | None, per_row: int, by_epoch: bool) -> list[str]:
     return [
         f"Rows are {per_row:,} steps apart, and the log does not say whether they are means: "
         "spikes of single steps may be hidden or left out."
+    ]
+
+
+def of_bins(table: Table, chosen: str) -> list[str]:
+    """Of a chart whose points stand for several steps, and say the lowest and the highest."""
+    low, high = (table.columns.get(f"{chosen}__{bound}") for bound in ("MIN", "MAX"))
+    if low is None or high is None or len(low) != len(high):
+        return []
+    wide = int(np.sum(low.values != high.values))
+    if not wide:
+        return []
+    return [
+        f"{count(wide, 'row')} stand for several steps, as the columns __MIN and __MAX say: export "
+        "the full history for the others."
     ]

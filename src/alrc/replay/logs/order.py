@@ -60,10 +60,11 @@ def tracks(steps: Integers) -> list[Integers] | None:
     switches = 0
     for row, step in enumerate(steps.tolist()):
         near = [
-            (abs(step - end - usual), track != recent, track)
+            (abs(step - end - usual), -rows[track][-1], track)
             for track, end in enumerate(last)
             if 0 < step - end <= 3 * usual
         ]
+        # Of two that fit as well, that which wrote last: the other has ended.
         track = min(near)[2] if near else len(last)
         if track == len(last):
             if track == MOST_TRACKS:

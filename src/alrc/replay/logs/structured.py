@@ -1,6 +1,7 @@
 """JSON: documents, and one object per line."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -10,6 +11,10 @@ from alrc.replay.logs.delimited import is_split
 from alrc.replay.logs.table import Table
 
 __all__ = ["JsonLinesReader", "JsonReader", "is_document", "is_lines"]
+
+DOCUMENT = re.compile(
+    r"""\{\s*("|\}|$)|\[\s*([{\["\]]|$|-?(\d+\.?\d*(e[+-]?\d+)?|nan)\s*(,|$))""", re.I
+)
 
 
 def is_lines(lines: list[str]) -> bool:
@@ -26,10 +31,8 @@ def is_lines(lines: list[str]) -> bool:
 def is_document(lines: list[str]) -> bool:
     """Whether a document begins in the first line that is not blank."""
     first = next((line.strip() for line in lines if line.strip()), "")
-    # A log may begin with [time]; an object begins with a key, which has double quotes.
-    return first in ("{", "[", "[[", "[{") or first.startswith(
-        ('{"', "[{", "[[", "[]", "{}", *(f"[{digit}" for digit in "0123456789"))
-    )
+    # A line of text may begin with [time] or [1, 2000] as well; an object has its first key quoted.
+    return bool(DOCUMENT.match(first)) and not re.match(r"\[[^\]]*\]\s*[^\s,\]]", first)
 
 
 def _numbers(item: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, float]]:

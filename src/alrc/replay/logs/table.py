@@ -12,7 +12,7 @@ import numpy as np
 
 from alrc.replay.curve import Floats, Integers
 
-__all__ = ["Column", "Table", "Unread"]
+__all__ = ["ByStep", "Column", "Table", "Unread"]
 
 
 @dataclass(frozen=True)
@@ -124,3 +124,27 @@ class Table:
         """Counts what is no number."""
         count, first = self.unread.get(column, (0, Unread(line, text)))
         self.unread[column] = (count + 1, first)
+
+
+class ByStep:
+    """Fills a table with numbers that come one by one: those of one step are one row."""
+
+    def __init__(self, table: Table) -> None:
+        self._table = table
+        self._rows: dict[int, int] = {}  # of a step, the row
+        self._last: dict[str, int] = {}  # of a name, its last row
+
+    def put(self, step: int, name: str, value: float) -> None:
+        if name == "step":
+            return  # said already
+        row = self._rows.get(step)
+        # The rows of a column must grow: a step that comes again is of a run that was resumed.
+        if row is None or row <= self._last.get(name, -1):
+            row = self._rows[step] = self._table.rows
+            self._table.put(row, "step", step)
+        self._table.put(row, name, value)
+        self._last[name] = row
+
+    def forget(self) -> None:
+        """What follows is of a run that was started anew."""
+        self._rows.clear()
