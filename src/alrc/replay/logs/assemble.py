@@ -51,8 +51,9 @@ def curve_of(table: Table, name: str, column: str | None = None) -> Curve:
     if not np.isfinite(kept).any():
         raise refusals.infinite(name, len(kept), chosen)
     per_row = 1 if rows.steps is None else order.stride(rows.steps, rows.starts)
-    averaged = _is_averaged(table, chosen, by_epoch and rows.steps is None, per_row)
-    said += notes.of_rows(averaged, per_row, by_epoch) + notes.of_bins(table, chosen) + table.notes
+    averaged = _is_averaged(table, chosen, rows.steps, by_epoch, per_row)
+    said += [table.running] if table.running else notes.of_rows(averaged, per_row, by_epoch)
+    said += notes.of_bins(table, chosen)
     return Curve(
         name=name,
         column=chosen,
@@ -109,10 +110,14 @@ def _beside(table: Table, rows: _Rows, names: list[str]) -> Floats | None:
 
 def _order(table: Table, rows: _Rows, said: list[str]) -> None:
     """Redrawn rows go, runs that wrote between one another are parted, starts are found."""
-    if rows.steps is not None and rows.epochs is not None and np.isfinite(rows.epochs).all():
-        if order.counts_within_epochs(rows.steps, rows.epochs):
-            rows.steps = order.put_behind(rows.steps, rows.epochs)
-            said.append("Steps count anew in each epoch; epochs were put behind one another.")
+    if (
+        rows.steps is not None
+        and rows.epochs is not None
+        and np.isfinite(rows.epochs).all()
+        and order.counts_within_epochs(rows.steps, rows.epochs)
+    ):
+        rows.steps = order.put_behind(rows.steps, rows.epochs)
+        said.append("Steps count anew in each epoch; epochs were put behind one another.")
     if rows.steps is not None and len(rows.losses) > 1:
         same = np.diff(rows.steps) == 0
         again = same & (rows.losses[1:] == rows.losses[:-1])
@@ -145,13 +150,16 @@ def _is_by_epoch(rows: _Rows) -> bool:
     return bool(whole.all() and np.mean(gaps != 0) == 1)
 
 
-def _is_averaged(table: Table, chosen: str, epochs_alone: bool, per_row: int) -> bool | None:
+def _is_averaged(
+    table: Table, chosen: str, steps: Integers | None, by_epoch: bool, per_row: int
+) -> bool | None:
     own = columns.words(chosen)
-    if epochs_alone or "epoch" in own:
+    if table.running or "epoch" in own or (steps is None and by_epoch):
         return True
-    if per_row == 1 or "step" in own:
+    if "step" in own:
         return False
-    return table.averaged
+    # A mean over one step is that step.
+    return table.averaged if steps is None or per_row > 1 else False
 
 
 def curves_of(table: Table, name: str, column: str | None = None) -> list[Curve]:

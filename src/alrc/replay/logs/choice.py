@@ -9,20 +9,10 @@ __all__ = ["choose", "first_unread"]
 
 # Words that name or describe a run. No log of steps has a column of words that is called so.
 OF_RUNS = frozenset(
-    [
-        "name",
-        "run",
-        "runs",
-        "id",
-        "state",
-        "status",
-        "created",
-        "user",
-        "notes",
-        "tags",
-        "trial",
-        "experiment",
-    ]
+    (
+        *("name", "run", "runs", "id", "state", "status"),
+        *("created", "user", "notes", "tags", "trial", "experiment"),
+    )
 )
 
 

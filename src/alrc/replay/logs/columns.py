@@ -21,92 +21,29 @@ __all__ = [
     "words",
 ]
 
-EVALUATION = frozenset(
-    [
-        "val",
-        "valid",
-        "validation",
-        "validating",
-        "test",
-        "testing",
-        "eval",
-        "evaluation",
-        "evaluating",
-        "dev",
-        "heldout",
-        "holdout",
-        "tel",
-        "hella",
-        "hellaswag",
-    ]
+
+def _set(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+EVALUATION = _set(
+    "val valid validation validating test testing eval evaluation evaluating dev heldout "
+    "holdout tel hella hellaswag"
 )
-TRAINING = frozenset(["train", "training", "trn", "tr"])
-LOSSES = frozenset(["loss", "losses", "trl", "nll", "xent", "crossentropy", "objective", "cost"])
+TRAINING = _set("train training trn tr")
+LOSSES = _set("loss losses trl nll xent crossentropy objective cost")
 # Words that leave the name of the whole loss the name of the whole loss ...
 PLAIN = (
     TRAINING
     | LOSSES
-    | frozenset(
-        [
-            "step",
-            "batch",
-            "total",
-            "lm",
-            "iter",
-            "iteration",
-            "running",
-            "current",
-            "global",
-            "all",
-            "overall",
-        ]
-    )
+    | _set("step batch total lm iter iteration running current global all overall")
 )
 # ... and those of its other spellings.
-SPELLINGS = frozenset(
-    [
-        "cross",
-        "entropy",
-        "ce",
-        "avg",
-        "average",
-        "mean",
-        "reduced",
-        "epoch",
-        "per",
-        "raw",
-        "value",
-        "model",
-    ]
-)
+SPELLINGS = _set("cross entropy ce avg average mean reduced epoch per raw value model")
 # What goes with a loss and is none.
-COMPANIONS = frozenset(
-    [
-        "scale",
-        "scaler",
-        "scaling",
-        "lr",
-        "rate",
-        "weight",
-        "weights",
-        "coef",
-        "coefficient",
-        "time",
-        "min",
-        "max",
-        "std",
-        "var",
-        "grad",
-        "gradient",
-        "norm",
-        "ppl",
-        "perplexity",
-        "best",
-        "count",
-        "clip",
-        "threshold",
-        "limit",
-    ]
+COMPANIONS = _set(
+    "scale scaler scaling lr rate weight weights coef coefficient time min max std var "
+    "grad gradient norm ppl perplexity best count clip threshold limit"
 )
 # From the one that counts over the whole training to those that count within an epoch.
 STEPS = (
@@ -131,7 +68,9 @@ STEPS = (
     "batches",
     "minibatch",
 )
-EPOCHS = frozenset(("epoch", "epochs", "ep", "current epoch", "cur epoch", "train epoch"))
+EPOCHS = frozenset(
+    ("epoch", "epochs", "ep", "current epoch", "cur epoch", "train epoch", "epoch train")
+)
 PLACES = frozenset((*STEPS, *EPOCHS))
 
 

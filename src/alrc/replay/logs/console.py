@@ -18,8 +18,8 @@ SPLITS = r"train|training|val|valid|validation|test|eval|lm|grad|gradient|learni
 # `name: 1.5` and `name=1.5`, of one word or a few; `name 1.5`, of one word.
 PAIR = re.compile(
     rf"(?<![\w.])(?P<named>{WORD}(?:[ _]{WORD}){{0,4}}(?: \(\w+\))?)"
-    rf"['\"]?\s*[:=]\s*['\"]?(?P<told>{NUMBER})(?![\w.])"
-    rf"|(?<![\w.])(?P<word>(?:(?:{SPLITS})[ _])?{WORD})\s+[(\[]?\s*(?P<bare>{NUMBER})(?![\w.:])",
+    rf"['\"]?\s*[:=]\s*['\"]?(?P<told>{NUMBER})(?!\w|\.\d)"
+    rf"|(?<![\w.])(?P<word>(?:(?:{SPLITS})[ _])?{WORD})\s+[(\[]?\s*(?P<bare>{NUMBER})(?!\w|[.:]\d)",
     re.I,
 )
 # The name of a logger before its message: time, host, module:line, level.
@@ -55,6 +55,10 @@ PRINTERS: tuple[tuple[re.Pattern[str], str, bool | None], ...] = (
     (re.compile(r"^\{'loss': "), "a console log of transformers' Trainer", True),
     (re.compile(r"^\s*\d+/\d+ .*(?:/step|━|=>|\[=)"), "a progress bar of Keras", True),
     (re.compile(r"iter: \d+\s+total_loss:"), "a console log of detectron2", True),
+)
+DETECTRON_NOTE = (
+    "detectron2 writes the median of the last twenty losses: a spike of a few steps is not in the "
+    "log at all."
 )
 KERAS_NOTE = (
     "Keras' progress bar shows the mean since the epoch began: spikes fade in it, the more the "
@@ -149,7 +153,9 @@ class ConsoleReader:
                     self._table.losses = tuple(name for name in cells if name not in places)
                     self._table.not_losses = ("time", "data")
                 if "Keras" in printer:
-                    self._table.notes.append(KERAS_NOTE)
+                    self._table.running = KERAS_NOTE
+                elif "detectron2" in printer:
+                    self._table.running = DETECTRON_NOTE
                 return
 
     def _miss(self, line: str) -> None:

@@ -226,7 +226,7 @@ def _written_by(layout: Layout) -> tuple[str, bool | None]:
     if not layout.has_header:
         if names[:3] == ("timestamp", "value", "step"):
             return "an MLflow metric file", None
-        return ("one number per line" if len(names) == 1 else "a table of numbers"), None
+        return ("a list of numbers" if len(names) == 1 else "a table of numbers"), None
     if {"wall time", "step", "value"} == have:
         return "a CSV of TensorBoard", None
     if "step" in have and any(columns.run_and_key(name)[0] for name in names):

@@ -106,7 +106,7 @@ def of_starts(steps: Integers | None, starts: tuple[int, ...], said_by_log: int)
         where = ", ".join(f"{start:,}" for start in later[:8]) + (" ..." if len(later) > 8 else "")
         said.append(
             f"{count(len(later), 'restart')}, at row {where}"
-            + (f"; {again:,} of them repeat steps or begin anew." if again else ".")
+            + (f"; steps fall back at {again:,} of {len(later):,}." if again else ".")
         )
     if said_by_log > 1:
         said.append(
@@ -120,6 +120,8 @@ def of_rows(averaged: bool | None, per_row: int, by_epoch: bool) -> list[str]:
     """What the rows hide."""
     if averaged and by_epoch:
         return ["Each row is the mean of an epoch: spikes of single steps are hidden in it."]
+    if averaged and per_row == 1:
+        return ["Rows are means of several steps, and the log does not say of how many."]
     if per_row == 1:
         return []
     if averaged:

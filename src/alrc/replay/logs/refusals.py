@@ -47,7 +47,8 @@ def binary(name: str, kind: str, mend: str) -> LogRefused:
 
 def numberless(name: str, unread: Unread | None) -> LogRefused:
     return LogRefused(
-        f"{name}: a log must have losses in it; got no number that has a name or a column."
+        f"{name}: a log must have losses in it; got no number in a column, nor one "
+        f"beside the name of a loss or a step."
         f"{_first(unread)} What can be read is {READABLE}."
     )
 

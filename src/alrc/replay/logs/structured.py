@@ -7,6 +7,7 @@ from typing import Any
 
 from alrc.replay.logs import columns
 from alrc.replay.logs.cells import number
+from alrc.replay.logs.console import DETECTRON_NOTE
 from alrc.replay.logs.delimited import is_split
 from alrc.replay.logs.table import Table
 
@@ -97,10 +98,7 @@ class JsonLinesReader:
             if not self.table.rows:
                 self.table.format, self.table.averaged = _written_by(item)
                 if self.table.format.endswith("detectron2"):
-                    self.table.notes.append(
-                        "detectron2 writes the median of the last twenty losses: a spike of a few "
-                        "steps is not in the log at all."
-                    )
+                    self.table.running = DETECTRON_NOTE
             _add(self.table, item)
 
 

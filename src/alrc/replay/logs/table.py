@@ -79,7 +79,7 @@ class Table:
         unread: By column, how many cells were no numbers, and the first of them; under "" lines.
         texts: Columns that hold words, with the first of these.
         first_text: Number and text of the first line without a number, which is no fault.
-        notes: What the format says of its rows.
+        running: What each row hides, where it is a mean of more than the steps since the last.
     """
 
     format: str
@@ -92,7 +92,7 @@ class Table:
     unread: dict[str, tuple[int, Unread]] = field(default_factory=dict)
     texts: dict[str, str] = field(default_factory=dict)
     first_text: tuple[int, str] | None = None
-    notes: list[str] = field(default_factory=list)
+    running: str = ""
 
     def add(self, cells: Mapping[str, float]) -> None:
         """Adds a row."""
