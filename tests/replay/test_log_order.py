@@ -49,7 +49,6 @@ def test_steps_that_count_anew_in_each_epoch_are_no_restart(read):
 
 
 def test_two_runs_that_write_line_by_line_are_parted(read):
-    """Of the second, losses are negative in the hundredths: none may be among the first's."""
     first = [f"step {s} loss 2.{s:04d}" for s in range(0, 1000, 10)]
     second = [f"step {s} loss 7.{s:04d}" for s in range(5000, 6000, 10)]
     both = [line for pair in zip(first, second, strict=True) for line in pair]

@@ -11,7 +11,9 @@ import pytest
 
 from alrc.replay.logs import read_log
 
-LOGS = Path(__file__).parents[3] / "shared" / "data" / "logs"
+# Beside the repository, or beside the folder of its worktrees.
+PLACES = [above / "shared" / "data" / "logs" for above in Path(__file__).parents[3:5]]
+LOGS = next((place for place in PLACES if place.exists()), PLACES[0])
 
 
 class Seen(NamedTuple):

@@ -34,7 +34,10 @@ def _first(unread: Unread | None) -> str:
 
 
 def missing(name: str) -> LogRefused:
-    return LogRefused(f"{name}: a log must be there to be read; got no file or folder of this name")
+    return LogRefused(
+        f"{name}: a log must be there to be read; got no file or folder of this "
+        "name. Check the path."
+    )
 
 
 def empty(name: str) -> LogRefused:
