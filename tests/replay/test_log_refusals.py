@@ -1,7 +1,9 @@
 """What is no curve is refused in words; a log of which nothing was read is never one."""
 
+import contextlib
 import random
 
+import numpy as np
 import pytest
 
 from alrc.replay.logs import LogRefused, read_log, read_logs
@@ -98,6 +100,7 @@ def test_an_end_of_a_name_is_enough_where_it_is_the_end_of_one(tmp_path, refusal
         (b"\0\1\2\3" * 50, "bytes that are no text", "Name the log itself."),
         (b":W&B\0\0", "a .wandb file", "Export the chart as CSV from the page of the run."),
     ],
+    ids=["SQLite", "bytes", "wandb"],
 )
 def test_other_files_are_refused_by_name(refusal, content, kind, mend):
     assert refusal(content) == f"log: a log must be {READABLE}; got {kind}. {mend}"
@@ -139,9 +142,5 @@ def test_no_bytes_whatever_give_a_curve_without_a_finite_loss_or_another_error(t
     pieces = ["loss", "step", ":", ",", "\n", "1", "0.5", "nan", " ", "{", "}", "[", "]", '"', "|"]
     text = "".join(chance.choices(pieces, k=3000))
     (tmp_path / "log").write_text(text)
-    try:
-        curve = read_log(tmp_path / "log")
-    except LogRefused as refused:
-        assert str(refused).startswith("log: ")
-    else:
-        assert len(curve.losses) >= 20
+    with contextlib.suppress(LogRefused):  # any other error fails
+        assert np.isfinite(read_log(tmp_path / "log").losses).sum() > 0

@@ -90,7 +90,7 @@ def test_a_number_is_read_as_it_is_spelled(text):
 
 @pytest.mark.parametrize("text", ["abc", "1_000", "1,23", "0.5%", "10/20", "1.2.3", "0x10"])
 def test_what_is_no_number_is_refused(text):
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises(ValueError, match=r"no number|could not convert"):
         number(text)
 
 

@@ -272,3 +272,16 @@ def test_pythons_logging_is_read_behind_its_prefix(tmp_path):
             logger.info("evaluation at step %d: loss 99.0", step)
     handler.close()
     assert_reads(read_log(Path(tmp_path / "train.log")), "train loss", range(40))
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+def test_a_document_is_read_in_one_line_and_in_many(tmp_path, indent):
+    rows = [{"step": step, "loss": loss} for step, loss in enumerate(LOSSES)]
+    for name, item in {"rows": rows, "state": {"log_history": rows}}.items():
+        (tmp_path / name).write_text(json.dumps(item, indent=indent))
+        assert_reads(read_log(tmp_path / name), "loss", range(40))
+    # What TensorBoard's page saves, and a list alone.
+    (tmp_path / "page").write_text(json.dumps([[1e9, s, v] for s, v in enumerate(LOSSES)]))
+    assert_reads(read_log(tmp_path / "page"), "value", range(40))
+    (tmp_path / "list").write_text(json.dumps(LOSSES, indent=indent))
+    assert_reads(read_log(tmp_path / "list"), "loss", None)

@@ -27,10 +27,12 @@ def _encoding(head: bytes) -> str | None:
     for mark, encoding in MARKS:
         if head.startswith(mark):
             return encoding
-    zeros = [head[place::2].count(0) / max(1, len(head) // 2) for place in (0, 1)]
-    if max(zeros) > 0.4:
-        # Latin letters in two bytes, one of them 0.
-        return None if min(zeros) > 0.1 else "utf-16-be" if zeros[0] > zeros[1] else "utf-16-le"
+    for place, encoding in enumerate(("utf-16-be", "utf-16-le")):
+        # Latin letters in two bytes, of which one is 0 and the other is text.
+        zeros, letters = head[place::2], head[1 - place :: 2]
+        controls = sum(letters.count(code) for code in range(9))
+        if zeros.count(0) > 0.8 * len(zeros) and controls < 0.05 * len(letters):
+            return encoding
     return None if b"\0" in head else "utf-8-sig"
 
 

@@ -24,9 +24,12 @@ def is_lines(lines: list[str]) -> bool:
     if not first.lstrip().startswith("{"):
         return False
     try:
-        return isinstance(json.loads(first), dict)
+        item = json.loads(first)
     except ValueError:
         return False
+    # A document may stand in one line; it holds its rows as lists.
+    alone = sum(bool(line.strip()) for line in lines) == 1
+    return not (alone and any(isinstance(value, (list, dict)) for value in item.values()))
 
 
 def is_document(lines: list[str]) -> bool:
