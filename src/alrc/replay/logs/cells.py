@@ -17,7 +17,7 @@ WRAPPED = re.compile(r"(?:tensor|array|(?:np|numpy)\.\w+)\(\[?\s*([^,\])\s]+)", 
 NUMBER = (
     r"(?:tensor\(\[?|np\.float\d+\()?"
     r"[+-]?(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?|1\.#(?:INF|IND|QNAN)\d*|\d+\.?\d*|\.\d+|"
-    r"nan(?:\(ind\))?|inf(?:inity)?|∞)(?:e[+-]?\d+)?"
+    r"[nN]a[nN](?:\(ind\))?|NAN|[iI]nf(?:inity)?|INF|∞)(?:[eE][+-]?\d+)?"
 )
 
 

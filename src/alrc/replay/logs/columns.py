@@ -1,5 +1,6 @@
 """Which column is what: a name is cut into words, and the words decide."""
 
+import functools
 import re
 from collections.abc import Iterable
 
@@ -13,6 +14,7 @@ __all__ = [
     "is_evaluation",
     "is_loss",
     "is_position",
+    "is_step",
     "norm_among",
     "rank",
     "rate_among",
@@ -20,6 +22,10 @@ __all__ = [
     "step_among",
     "words",
 ]
+
+
+# Logs repeat few names in many lines.
+_remembered = functools.lru_cache(maxsize=4096)
 
 
 def _set(text: str) -> frozenset[str]:
@@ -31,11 +37,11 @@ EVALUATION = _set(
     "holdout tel hella hellaswag"
 )
 TRAINING = _set("train training trn tr")
-LOSSES = _set("loss losses trl nll xent crossentropy objective cost")
+LOSSES = _set("loss losses trl nll xent crossentropy logloss objective cost")
 # Words that leave the name of the whole loss the name of the whole loss ...
 PLAIN = (
     TRAINING
-    | LOSSES
+    | _set("loss losses trl")
     | _set("step batch total lm iter iteration running current global all overall")
 )
 # ... and those of its other spellings.
@@ -85,6 +91,7 @@ def run_and_key(name: str) -> tuple[str, str]:
     return run, key
 
 
+@_remembered
 def words(name: str) -> tuple[str, ...]:
     """The words of a column's name.
 
@@ -97,22 +104,32 @@ def words(name: str) -> tuple[str, ...]:
     return tuple(re.findall(r"[a-z]+|\d+", apart.lower()))
 
 
+@_remembered
 def is_epoch(name: str) -> bool:
     return " ".join(words(name)) in EPOCHS
 
 
+@_remembered
+def is_step(name: str) -> bool:
+    return " ".join(words(name)) in STEPS
+
+
+@_remembered
 def is_position(name: str) -> bool:
     """Whether a column says where in training a row is."""
     return " ".join(words(name)) in PLACES
 
 
+@_remembered
 def is_evaluation(name: str) -> bool:
     return not EVALUATION.isdisjoint(words(name))
 
 
+@_remembered
 def is_loss(name: str) -> bool:
     """Whether a column is called a loss, of whichever data."""
-    return not LOSSES.isdisjoint(words(name)) and COMPANIONS.isdisjoint(words(name))
+    own = set(words(name))
+    return bool(own & LOSSES or own >= {"cross", "entropy"}) and not own & COMPANIONS
 
 
 def rank(name: str) -> int | None:
@@ -129,7 +146,7 @@ def rank(name: str) -> int | None:
         return 5  # the mean of what another column may have step by step
     if set(own) <= PLAIN:
         return 0 if "step" in own else 1
-    if set(own) <= PLAIN | SPELLINGS:
+    if set(own) <= PLAIN | SPELLINGS | LOSSES:
         return 2
     return 3 if not {"ema", "smooth", "smoothed", "sma", "moving"} & set(own) else 4
 

@@ -14,22 +14,25 @@ from alrc.replay.logs.table import Table
 __all__ = ["ConsoleReader"]
 
 WORD = r"[A-Za-z_](?:[\w/+&%-]|\.(?=\w)|\(\w+\))*"
-SPLITS = r"train|training|val|valid|validation|test|eval|lm|grad|gradient|learning|global"
+SPLITS = (
+    r"[tT]rain|[tT]raining|[vV]al|[vV]alid|[vV]alidation|[tT]est|[eE]val|lm|[gG]rad|[gG]radient|"
+    r"[lL]earning|[gG]lobal"
+)
 # `name: 1.5` and `name=1.5`, of one word or a few; `name 1.5`, of one word.
 PAIR = re.compile(
     rf"(?<![\w.])(?P<named>{WORD}(?:[ _]{WORD}){{0,4}}(?: \(\w+\))?)"
     rf"['\"]?\s*[:=]\s*['\"]?(?P<told>{NUMBER})(?!\w|\.\d)"
-    rf"|(?<![\w.])(?P<word>(?:(?:{SPLITS})[ _])?{WORD})\s+[(\[]?\s*(?P<bare>{NUMBER})(?!\w|[.:]\d)",
-    re.I,
+    rf"|(?<![\w.])(?P<word>(?:(?:{SPLITS})[ _])?{WORD})\s+[(\[]?\s*(?P<bare>{NUMBER})(?!\w|[.:]\d)"
 )
 # The name of a logger before its message: time, host, module:line, level.
-PREFIX = re.compile(r"^.*?\b(?:DEBUG|INFO|WARNING|ERROR)\b[\]\s:|-]*(?=\S)")
+LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
+PREFIX = re.compile(rf"^.*?\b(?:{'|'.join(LEVELS)})\b[\]\s:|-]*(?=\S)")
 COLOURS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 EPOCH_LINE = re.compile(r"^\s*epoch:?\s+(\d+)\s*(?:/\s*\d+)?\s*$", re.I)
 PRINTED_LINES = re.compile(r"^(\d+) (train|val|hella) (\S+)$")
 RULE = re.compile(r"^\s*[=*-]{4,}.*[A-Za-z].*[=*-]{4,}\s*$")
 RESUMED = re.compile(r"\bresum(?:ed|ing)\b", re.I)
-OF_EVALUATION = re.compile(r"\b(?:eval|evaluat\w+|valid|validation|validating|val|test)\b", re.I)
+OF_EVALUATION = re.compile(r"\b(?:eval|evaluat\w+|valid|validation|validating|val|test)\b")
 CYCLEGAN = re.compile(r"^\(epoch: \d+, iters: \d+,")
 
 # Positions without a name of their own.
@@ -92,7 +95,8 @@ class ConsoleReader:
             self._read(line)
 
     def _read(self, line: str) -> None:
-        if RULE.match(line) or RESUMED.search(line):
+        # Each search costs more than all of these questions, and few lines need it.
+        if RULE.match(line) or ("esum" in line and RESUMED.search(line)):
             self._close()
             self._table.begin()
             return
@@ -120,19 +124,25 @@ class ConsoleReader:
         if printed := PRINTED_LINES.match(line):
             name = f"{printed[2]} loss" if printed[2] != "hella" else "hella"
             return {"step": float(printed[1]), name: _told(printed[3])}
-        message = PREFIX.sub("", line)
+        message = PREFIX.sub("", line) if any(level in line for level in LEVELS) else line
         cells: dict[str, float] = {}
-        for place in PLACES:
-            if found := place.search(message):
-                cells |= {name: float(at) for name, at in found.groupdict().items() if at}
-                break
+        if "[" in message or "/" in message:
+            for place in PLACES:
+                if found := place.search(message):
+                    cells |= {name: float(at) for name, at in found.groupdict().items() if at}
+                    break
         for pair in PAIR.finditer(message):
             name = pair["named"] or pair["word"]
             # A mean of the loss often follows in brackets, as in timm's `Loss: 6.9 (7.0)`.
             cells.setdefault(name.strip(), _told(pair["told"] or pair["bare"]))
         if any(columns.is_evaluation(name) for name in cells):
             return cells
-        if OF_EVALUATION.search(message) and not re.search(r"\btrain", message, re.I):
+        lower = message.lower()
+        if (
+            ("val" in lower or "test" in lower)
+            and OF_EVALUATION.search(lower)
+            and not re.search(r"\btrain", lower)
+        ):
             return {f"eval {n}" if columns.is_loss(n) else n: v for n, v in cells.items()}
         return cells
 
@@ -171,4 +181,4 @@ def _told(text: str) -> float:
 
 
 def _is_placed(cells: dict[str, float]) -> bool:
-    return bool(columns.step_among(cells))
+    return any(columns.is_step(name) for name in cells)
