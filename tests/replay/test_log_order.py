@@ -64,6 +64,7 @@ def test_many_restarts_of_one_run_are_not_taken_for_runs_that_write_at_once(read
     curve = read(steps(again))
     assert curve.steps.tolist() == again
     assert curve.starts == tuple(range(0, 600, 50))
+    assert not any("runs wrote" in note for note in curve.notes)
 
 
 def test_a_bar_that_is_drawn_again_is_read_once(read):

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from alrc.replay.logs import LogReader, LogRefused, read_log
@@ -137,6 +137,7 @@ CELLS = st.one_of(
 )
 
 
+@example([["1", "2"], ["3", "4", "5", "6"]])
 @given(st.lists(st.lists(CELLS, min_size=2, max_size=4), min_size=1, max_size=8))
 def test_tables_read_at_once_hold_what_is_read_line_by_line(rows):
     """Rows of other lengths, which may sum up to the right number of cells, are among them."""
