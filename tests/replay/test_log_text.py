@@ -113,6 +113,15 @@ def test_a_growing_log_is_read_up_to_its_last_whole_line():
     assert log.curve().losses.tolist() == LOSSES
 
 
+@pytest.mark.parametrize("times", [1, 200], ids=["shorter than its head", "longer"])
+def test_the_last_line_of_a_log_that_has_ended_is_whole_without_a_newline(times):
+    log = LogReader("run.log")
+    log.feed((TEXT * times).encode().removesuffix(b"\n"))
+    assert len(log.curve().losses) == 40 * times - 1
+    log.end()
+    assert len(log.curve().losses) == len(log.curve().losses) == 40 * times
+
+
 def test_a_growing_log_beyond_its_head_goes_on_where_it_was():
     rows = [f"{step},{step % 100 / 7!r}" for step in range(20_000)]
     data = ("step,loss\n" + "\n".join(rows) + "\n").encode()

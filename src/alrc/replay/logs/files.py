@@ -44,7 +44,7 @@ def read_logs(sources: Sequence[str | Path], column: str | None = None) -> list[
 
 def _read(source: str | Path, column: str | None) -> list[Curve]:
     if str(source) == STANDARD_INPUT:
-        return curves_of(_table(sys.stdin.buffer, "standard input"), "standard input", column)
+        return _curves(sys.stdin.buffer, "standard input", column)
     path = Path(source)
     if path.is_dir():
         return _folder(path, column)
@@ -55,14 +55,15 @@ def _read(source: str | Path, column: str | None) -> list[Curve]:
 
 def _file(path: Path, name: str, column: str | None) -> list[Curve]:
     with path.open("rb") as file:
-        return curves_of(_table(file, name), name, column)
+        return _curves(file, name, column)
 
 
-def _table(file: BinaryIO, name: str) -> Table:
-    log = LogReader(name)
+def _curves(file: BinaryIO, name: str, column: str | None) -> list[Curve]:
+    log = LogReader(name, column)
     while piece := file.read(PIECE):
         log.feed(piece)
-    return log.end()
+    log.end()
+    return log.curves()
 
 
 def _folder(folder: Path, column: str | None) -> list[Curve]:

@@ -81,6 +81,7 @@ class LogReader:
         self._packed = zlib.decompressobj(31)  # for what gzip packed
         self._is_packed: bool | None = None
         self._source: _Text | EventsReader | None = None
+        self._ended = False
 
     def feed(self, data: bytes) -> None:
         """Takes what the log has grown by.
@@ -105,7 +106,7 @@ class LogReader:
         Raises:
             LogRefused: There is no curve in it.
         """
-        return curves_of(self._table(False), self.name, self._column)
+        return curves_of(self._table(), self.name, self._column)
 
     def curve(self) -> Curve:
         """The curve of all whole lines so far.
@@ -115,12 +116,12 @@ class LogReader:
         """
         return only(self.curves(), self.name)
 
-    def end(self) -> Table:
-        """Nothing follows, so that the last line is whole; what was read."""
-        return self._table(True)
+    def end(self) -> None:
+        """Nothing follows, so that the last line is whole."""
+        self._ended = True
 
-    def _table(self, final: bool) -> Table:
-        source, rest = self._source, b""
+    def _table(self) -> Table:
+        source, rest, final = self._source, b"", self._ended
         if source is None:
             # Too little to be sure of the format: it is found anew when there is more.
             if not self._head.strip():
