@@ -1,0 +1,1 @@
+"""Reads loss curves and says what a limit would have done to them."""
