@@ -24,9 +24,9 @@ Mask = NDArray[np.bool_]
 # Sums are taken of numbers divided by how much they weigh at the end of a block; below this share
 # they would lose digits.
 LEAST_WEIGHT = 1e-3
-OPENING, LARGEST_BLOCK, PASSES = 16, 4096, 12
+OPENING, LARGEST_BLOCK, PASSES = 16, 2048, 12
 # Guesses this close to what comes out are right, in standard deviations.
-ROUNDING = 1e-12
+ROUNDING = 1e-10
 REACH = math.log(rule.SMALLEST_MEAN), math.log(rule.LARGEST_RATIO)
 
 
