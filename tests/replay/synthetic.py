@@ -175,6 +175,8 @@ def _restart(rng: Generator, clean: NDArray[np.float64], rough: NDArray[np.float
 def _level_shift(rng: Generator, clean: NDArray[np.float64], rough: NDArray[np.float64]) -> Planted:
     size = clean.size
     place = int(size * rng.uniform(0.3, 0.8))
+    # Hardly anything is learnt after it, so that nothing hides it.
+    clean = np.append(clean[:place], clean[place] * (clean[place:] / clean[place]) ** 0.2)
     losses = clean * rough
     spread = 1.4826 * np.median(np.abs(np.log(rough)))
     shift = np.exp(max(spread * rng.uniform(3, 4), np.log(rng.uniform(1.15, 1.6))))

@@ -1,0 +1,142 @@
+"""What happened on a curve: rows that stand out, levels that rise, runs that begin again."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alrc.replay.signals import NORMAL, RISE, Blocks, Mask, Numbers, Signals, Span
+
+# Rows of a spike that is over at once; longer ones are excursions.
+LONGEST_SPIKE = 5
+# Rows within a span that may be low.
+GAP = 2
+
+
+@dataclass(frozen=True)
+class Rise:
+    """A level that rose above all before it.
+
+    Attributes:
+        rows: Rows in which it is high.
+        before, top, after: Heights: the level before, the highest one, and the one at the end.
+        start: The level at which the run began.
+        lasts: Whether the run ends before the level is back.
+        begins_again: Whether the curve runs from there as it did from an earlier row.
+    """
+
+    rows: Span
+    before: float
+    top: float
+    after: float
+    start: float
+    lasts: bool
+    begins_again: bool
+
+
+def spans(high: Mask, low: Mask) -> list[Span]:
+    """Rows that are ``high``, with those around them that are not ``low``."""
+    found: list[Span] = []
+    for row in np.flatnonzero(high).tolist():
+        if found and row < found[-1].end:
+            continue
+        first, end = row, row + 1
+        while first > 0 and not low[first - 1]:
+            first -= 1
+        while end < low.size and not low[end : end + 1 + GAP].all():
+            end += 1
+        if found and first <= found[-1].end + GAP:
+            first = found.pop().first
+        found.append(Span(first, end))
+    return found
+
+
+def spikes(seen: Signals) -> list[Span]:
+    """Rows that stand clear above the noise, but for the first ones of a run, which fall fast."""
+    above = seen.above
+    for part in seen.blocks:
+        above[part.edges[0] : part.edges[1]] = -math.inf
+    above[np.isnan(above)] = -math.inf
+    return spans(above > seen.threshold, above < seen.threshold / 2)
+
+
+def rises(seen: Signals) -> list[Rise]:
+    """Levels that rose."""
+    return [rise for part in seen.blocks for rise in _rises_of(seen, part)]
+
+
+def _rises_of(seen: Signals, part: Blocks) -> list[Rise]:
+    level, size = part.level, part.level.size
+    if size < 4:
+        return []
+    smooth = np.array([np.median(level[max(0, i - 1) : i + 2]) for i in range(size)])
+    lowest = np.minimum.accumulate(smooth)
+    before = np.append(lowest[0], lowest[:-1])
+    error = 1.25 * part.noise / np.sqrt(np.diff(part.edges))
+    bends = np.abs(level[1:-1] - (level[2:] + level[:-2]) / 2) / error[1:-1]
+    # Larger than 1 where noise is no noise of its own in each row.
+    wobble = max(1.0, NORMAL * float(np.median(bends)) / math.sqrt(1.5))
+    high = level - before > np.maximum(6 * wobble * error, RISE)
+    found = []
+    for span in spans(high, level - before < np.maximum(3 * wobble * error, RISE / 2)):
+        blocks = slice(span.first, span.end)
+        first = _leap(seen.height, part, span.first)
+        lasts = span.end == size
+        rows = Span(first, int(part.edges[span.end]))
+        base = float(before[span.first])
+        found.append(
+            Rise(
+                rows=rows,
+                before=base,
+                top=float(level[blocks].max()),
+                after=float(level[span.end - 1]),
+                start=float(level[0]),
+                lasts=lasts,
+                begins_again=_begins_again(seen.height, part, rows, base, lasts),
+            )
+        )
+    return found
+
+
+def _leap(height: Numbers, part: Blocks, block: int) -> int:
+    """The row near the beginning of a block from which heights are farthest above those before."""
+    first, end = int(part.edges[max(0, block - 1)]), int(part.edges[block + 1])
+    window = np.nan_to_num(height[first:end], nan=np.nanmedian(height[first:end]))
+    total = np.append(0.0, np.cumsum(window))
+    split = np.arange(3, window.size - 2)
+    if split.size == 0:
+        return first
+    before = total[split] / split
+    after = (total[-1] - total[split]) / (window.size - split)
+    weight = np.sqrt(split * (window.size - split))
+    return first + int(split[np.argmax((after - before) * weight)])
+
+
+def _begins_again(
+    height: Numbers, part: Blocks, rows: Span, before: float, lasts: bool
+) -> bool:
+    """Whether the curve runs from ``rows.first`` as it did from an earlier row."""
+    origin, first, end = int(part.edges[0]), rows.first, int(part.edges[-1])
+    near = max(3, (first - origin) // 100)
+    top = float(np.nanmedian(height[first : first + near]))
+    drop = top - before
+    earlier = part.middle[(part.level <= top) & (part.middle < first)]
+    opening = float(np.nanmedian(height[origin : origin + near]))
+    start = origin if earlier.size == 0 or top > opening - 0.3 * drop else int(earlier[0])
+    length = min(first - start, end - first)
+    if length < 32 or first - start < 0.3 * (first - origin):
+        return False
+    if not lasts and not 0.4 < rows.length / (first - start) < 2.5:
+        return False
+    edges = np.unique(np.geomspace(4, length, 12).astype(np.int64))
+    off = [
+        np.nanmedian(height[first + a : first + b]) - np.nanmedian(height[start + a : start + b])
+        for a, b in zip(edges[:-1], edges[1:], strict=True)
+    ]
+    return bool(np.median(np.abs(off)) < 0.12 * drop and np.abs(off).max() < 0.5 * drop)
+
+
+def period_of(rows: NDArray[np.int64], size: int) -> tuple[float, float] | None:
+    """Period of rows that stand out and the first of them, if they come in one."""
+    raise NotImplementedError
