@@ -4,7 +4,6 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from alrc.replay.signals import NORMAL, RISE, Blocks, Mask, Numbers, Signals, Span
 
@@ -63,10 +62,11 @@ def spikes(seen: Signals) -> list[Span]:
 
 def rises(seen: Signals) -> list[Rise]:
     """Levels that rose."""
-    return [rise for part in seen.blocks for rise in _rises_of(seen, part)]
+    height = np.where(np.isnan(seen.height), seen.level, seen.height)
+    return [rise for part in seen.blocks for rise in _rises_of(height, part)]
 
 
-def _rises_of(seen: Signals, part: Blocks) -> list[Rise]:
+def _rises_of(height: Numbers, part: Blocks) -> list[Rise]:
     level, size = part.level, part.level.size
     if size < 4:
         return []
@@ -78,10 +78,11 @@ def _rises_of(seen: Signals, part: Blocks) -> list[Rise]:
     # Larger than 1 where noise is no noise of its own in each row.
     wobble = max(1.0, NORMAL * float(np.median(bends)) / math.sqrt(1.5))
     high = level - before > np.maximum(6 * wobble * error, RISE)
+    high[0] = False  # nothing is before it
     found = []
     for span in spans(high, level - before < np.maximum(3 * wobble * error, RISE / 2)):
         blocks = slice(span.first, span.end)
-        first = _leap(seen.height, part, span.first)
+        first = _leap(height, part, span.first)
         lasts = span.end == size
         rows = Span(first, int(part.edges[span.end]))
         base = float(before[span.first])
@@ -93,7 +94,7 @@ def _rises_of(seen: Signals, part: Blocks) -> list[Rise]:
                 after=float(level[span.end - 1]),
                 start=float(level[0]),
                 lasts=lasts,
-                begins_again=_begins_again(seen.height, part, rows, base, lasts),
+                begins_again=_begins_again(height, part, rows, base, lasts),
             )
         )
     return found
@@ -102,7 +103,7 @@ def _rises_of(seen: Signals, part: Blocks) -> list[Rise]:
 def _leap(height: Numbers, part: Blocks, block: int) -> int:
     """The row near the beginning of a block from which heights are farthest above those before."""
     first, end = int(part.edges[max(0, block - 1)]), int(part.edges[block + 1])
-    window = np.nan_to_num(height[first:end], nan=np.nanmedian(height[first:end]))
+    window = height[first:end]
     total = np.append(0.0, np.cumsum(window))
     split = np.arange(3, window.size - 2)
     if split.size == 0:
@@ -113,16 +114,14 @@ def _leap(height: Numbers, part: Blocks, block: int) -> int:
     return first + int(split[np.argmax((after - before) * weight)])
 
 
-def _begins_again(
-    height: Numbers, part: Blocks, rows: Span, before: float, lasts: bool
-) -> bool:
+def _begins_again(height: Numbers, part: Blocks, rows: Span, before: float, lasts: bool) -> bool:
     """Whether the curve runs from ``rows.first`` as it did from an earlier row."""
     origin, first, end = int(part.edges[0]), rows.first, int(part.edges[-1])
     near = max(3, (first - origin) // 100)
-    top = float(np.nanmedian(height[first : first + near]))
+    top = float(np.median(height[first : first + near]))
     drop = top - before
     earlier = part.middle[(part.level <= top) & (part.middle < first)]
-    opening = float(np.nanmedian(height[origin : origin + near]))
+    opening = float(np.median(height[origin : origin + near]))
     start = origin if earlier.size == 0 or top > opening - 0.3 * drop else int(earlier[0])
     length = min(first - start, end - first)
     if length < 32 or first - start < 0.3 * (first - origin):
@@ -131,12 +130,7 @@ def _begins_again(
         return False
     edges = np.unique(np.geomspace(4, length, 12).astype(np.int64))
     off = [
-        np.nanmedian(height[first + a : first + b]) - np.nanmedian(height[start + a : start + b])
+        np.median(height[first + a : first + b]) - np.median(height[start + a : start + b])
         for a, b in zip(edges[:-1], edges[1:], strict=True)
     ]
     return bool(np.median(np.abs(off)) < 0.12 * drop and np.abs(off).max() < 0.5 * drop)
-
-
-def period_of(rows: NDArray[np.int64], size: int) -> tuple[float, float] | None:
-    """Period of rows that stand out and the first of them, if they come in one."""
-    raise NotImplementedError
