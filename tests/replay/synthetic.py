@@ -120,7 +120,7 @@ def _excursions(rng: Generator, clean: NDArray[np.float64], rough: NDArray[np.fl
     size = clean.size
     losses, places = clean * rough, []
     for part in range(int(rng.integers(1, 3))):  # each in its half
-        length = int(np.clip(10 ** rng.uniform(1.1, 3) * size / 4000, 12, size // 8))
+        length = int(np.clip(10 ** rng.uniform(1.1, 3) * size / 4000, 20, size // 8))
         place = int(size * (0.1 + 0.45 * part + rng.uniform(0, 0.25)))
         rise = int(rng.integers(1, max(2, length // 4)))
         along = np.arange(size - place)

@@ -2,15 +2,20 @@
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
-from alrc.replay.signals import NORMAL, RISE, Blocks, Mask, Numbers, Signals, Span
+from alrc.replay.signals import NORMAL, RISE, Blocks, Mask, Numbers, Signals, Span, threshold
 
 # Rows of a spike that is over at once; longer ones are excursions.
 LONGEST_SPIKE = 5
 # Rows within a span that may be low.
 GAP = 2
+# Several rows together stand out where none does alone.
+WIDTHS = (4,)
+# A level is high that is so many standard errors above all before; or that of four blocks.
+HIGH, HIGH_TOGETHER = 6.0, 4.5
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,22 @@ def spikes(seen: Signals) -> list[Span]:
     for part in seen.blocks:
         above[part.edges[0] : part.edges[1]] = -math.inf
     above[np.isnan(above)] = -math.inf
-    return spans(above > seen.threshold, above < seen.threshold / 2)
+    high = above > seen.threshold
+    score = np.nan_to_num(seen.score)
+    for width in WIDTHS:
+        mean = _moving_mean(score, width)
+        lowest = _moving_mean(np.clip(above, -9.0, seen.threshold), width)
+        ends = np.flatnonzero(lowest > max(threshold(mean), 5.0 / math.sqrt(width)))
+        for row in ends.tolist():
+            window = slice(row, row + width)
+            high[window] |= above[window] > seen.threshold / 2
+    return spans(high, above < max(2.0, seen.threshold / 3))
+
+
+def _moving_mean(numbers: Numbers, width: int) -> Numbers:
+    """Means from each row on, of those that have as many rows after them."""
+    total = np.append(0.0, np.cumsum(numbers))
+    return np.asarray((total[width:] - total[:-width]) / width)
 
 
 def rises(seen: Signals) -> list[Rise]:
@@ -77,10 +97,17 @@ def _rises_of(height: Numbers, part: Blocks) -> list[Rise]:
     bends = np.abs(level[1:-1] - (level[2:] + level[:-2]) / 2) / error[1:-1]
     # Larger than 1 where noise is no noise of its own in each row.
     wobble = max(1.0, NORMAL * float(np.median(bends)) / math.sqrt(1.5))
-    high = level - before > np.maximum(6 * wobble * error, RISE)
+    off, unsure = level - before, wobble * error
+    high = off > np.maximum(HIGH * unsure, RISE)
+    for i in range(size - 3):
+        together = slice(i, i + 4)
+        if off[together].min() > 2 * unsure[i] and off[together].mean() > max(
+            HIGH_TOGETHER * unsure[i], RISE
+        ):
+            high[together] = True
     high[0] = False  # nothing is before it
     found = []
-    for span in spans(high, level - before < np.maximum(3 * wobble * error, RISE / 2)):
+    for span in spans(high, off < np.maximum(HIGH / 2 * unsure, RISE / 2)):
         blocks = slice(span.first, span.end)
         first = _leap(height, part, span.first)
         lasts = span.end == size
@@ -120,17 +147,21 @@ def _begins_again(height: Numbers, part: Blocks, rows: Span, before: float, last
     near = max(3, (first - origin) // 100)
     top = float(np.median(height[first : first + near]))
     drop = top - before
-    earlier = part.middle[(part.level <= top) & (part.middle < first)]
+    earlier = np.flatnonzero((part.level <= top) & (part.middle < first))
     opening = float(np.median(height[origin : origin + near]))
-    start = origin if earlier.size == 0 or top > opening - 0.3 * drop else int(earlier[0])
-    length = min(first - start, end - first)
-    if length < 32 or first - start < 0.3 * (first - origin):
-        return False
-    if not lasts and not 0.4 < rows.length / (first - start) < 2.5:
+    from_start = earlier.size == 0 or top > opening - 0.3 * drop
+    start = origin if from_start else int(part.middle[earlier[0]])
+    back = np.flatnonzero((part.level <= before + 0.1 * drop) & (part.middle > start))
+    fall = int(part.middle[back[0]]) - start
+    length = min(fall, first - start, end - first)
+    if length < 16 or (not lasts and not 0.4 < rows.length / fall < 2.5):
         return False
     edges = np.unique(np.geomspace(4, length, 12).astype(np.int64))
-    off = [
-        np.median(height[first + a : first + b]) - np.median(height[start + a : start + b])
-        for a, b in zip(edges[:-1], edges[1:], strict=True)
-    ]
-    return bool(np.median(np.abs(off)) < 0.12 * drop and np.abs(off).max() < 0.5 * drop)
+    again, once = (
+        np.array([np.median(height[at + a : at + b]) for a, b in pairwise(edges)])
+        for at in (first, start)
+    )
+    if again[0] - again[-1] < 0.4 * drop:  # it does not fall
+        return False
+    off = np.abs(again - once)
+    return bool(np.median(off) < 0.12 * drop and off.max() < 0.5 * drop)

@@ -75,6 +75,11 @@ class Signals:
     unit: float
 
     @property
+    def score(self) -> Numbers:
+        """(N,) standard deviations above the level; NaN where there is no height."""
+        return np.asarray((self.height - self.level) / self.noise)
+
+    @property
     def above(self) -> Numbers:
         """(N,) standard deviations above the level before, here and after; NaN without height."""
         return self._beyond(np.maximum, 1)
@@ -117,8 +122,8 @@ def signals(losses: Numbers, starts: tuple[int, ...] = (0,)) -> Signals:
         rows = np.arange(first, end)
         level[first:end] = np.interp(rows, part.middle, _median_of(part.level, 3))
         noise[first:end] = np.interp(rows, part.middle, part.noise)
-    threshold = _threshold((height - level) / noise)
-    return Signals(height, is_log, level, noise, threshold, tuple(blocks), unit)
+    limit = threshold((height - level) / noise)
+    return Signals(height, is_log, level, noise, limit, tuple(blocks), unit)
 
 
 def _heights(losses: Numbers) -> tuple[Numbers, bool, float]:
@@ -175,7 +180,7 @@ def _median_of(numbers: Numbers, width: int) -> Numbers:
     return np.array(around)
 
 
-def _threshold(score: Numbers) -> float:
+def threshold(score: Numbers) -> float:
     """How far noise with tails like these goes once in forty such curves.
 
     The tail is taken as exp(-(x / b)**k), with the quarter and the tenth farthest above.
@@ -186,4 +191,4 @@ def _threshold(score: Numbers) -> float:
     if not 0 < quarter < tenth:
         return 6.0
     k = np.clip(math.log(math.log(5) / math.log(2)) / math.log(tenth / quarter), 0.85, 1.4)
-    return float(max(5.0, quarter * (math.log(20 * known.size) / math.log(2)) ** (1 / k)))
+    return float(max(5.0, 1.1 * quarter * (math.log(20 * known.size) / math.log(2)) ** (1 / k)))

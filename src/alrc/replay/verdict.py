@@ -10,7 +10,7 @@ import numpy as np
 from alrc.replay import events, periods
 from alrc.replay.events import LONGEST_SPIKE, Rise
 from alrc.replay.periods import Period
-from alrc.replay.signals import Mask, Numbers, Signals, Span
+from alrc.replay.signals import Numbers, Signals, Span
 
 Kind = Literal[
     "divergence",
@@ -32,7 +32,7 @@ KINDS: tuple[Kind, ...] = (
     "calm",
 )
 # Share of what was learnt, in heights, that a diverged run has lost; and the least factor.
-LOST, LEAST_FACTOR = 0.5, 2.0
+LOST, LEAST_FACTOR = 0.5, 2.2
 # A level that is back within this share of the run was an excursion, if the run goes on.
 LONGEST_EXCURSION = 1 / 3
 # Rows that stand out by this much are looked at for a period.
@@ -48,11 +48,13 @@ class Finding:
     Attributes:
         kind: One of KINDS.
         spans: Rows where it is.
+        usual: Heights that the losses would have without it, one for each of ``spans``.
         sentence: The same in words, with the numbers that say so.
     """
 
     kind: Kind
     spans: tuple[Span, ...]
+    usual: tuple[float, ...]
     sentence: str
 
 
@@ -79,10 +81,13 @@ class Verdict:
         return self.findings[0].sentence
 
     @property
-    def spans(self) -> tuple[Span, ...]:
-        """Rows of spikes, excursions and whatever else rose."""
+    def events(self) -> tuple[tuple[Span, float], ...]:
+        """What rose where it should not: rows, and the height that is usual there."""
         return tuple(
-            span for finding in self.findings if finding.kind != "restart" for span in finding.spans
+            event
+            for finding in self.findings
+            if finding.kind != "restart"
+            for event in zip(finding.spans, finding.usual, strict=True)
         )
 
 
@@ -193,22 +198,25 @@ class _Looking:
 
     # The words.
 
+    def _found(self, kind: Kind, spans: Sequence[Span], sentence: str) -> Finding:
+        return Finding(kind, spans, tuple(map(self._usual, spans)), sentence)
+
     def _loss(self, height: float) -> str:
         return f"{float(self.seen.loss(height)):.4g}"
 
     def _lost(self, span: Span) -> Finding:
         last = self.losses[span.first - 1]
-        return Finding(
+        return self._found(
             "divergence",
-            (span,),
+            [span],
             f"divergence: from {self.name(span.first)} to the end no loss is finite "
             f"({_count(span.length, 'row')}); the last one before was {last:.4g}.",
         )
 
     def _diverged(self, rise: Rise) -> Finding:
-        return Finding(
+        return self._found(
             "divergence",
-            (rise.rows,),
+            [rise.rows],
             f"divergence: the level rose from {self._loss(rise.before)} at "
             f"{self.name(rise.rows.first)} and ends at {self._loss(rise.after)}; "
             f"the run began at {self._loss(rise.start)}.",
@@ -216,9 +224,9 @@ class _Looking:
 
     def _shifted(self, rise: Rise) -> Finding:
         back = "did not come back" if rise.lasts else f"took {rise.rows.length} rows to come back"
-        return Finding(
+        return self._found(
             "level shift",
-            (rise.rows,),
+            [rise.rows],
             f"level shift: at {self.name(rise.rows.first)} the level rose from "
             f"{self._loss(rise.before)} to {self._loss(rise.top)} and {back}.",
         )
@@ -229,8 +237,8 @@ class _Looking:
             f"periodic: every {period.length:.6g} rows, first at {self.name(period.first)}, a row "
             f"stands out ({often} {period.slots} times)"
         )
-        spans = tuple(Span(row, row + 1) for row in period.rows)
-        return Finding("periodic", spans, f"{sentence}; {self._epochs(period)}")
+        spans = [Span(row, row + 1) for row in period.rows]
+        return self._found("periodic", spans, f"{sentence}; {self._epochs(period)}")
 
     def _epochs(self, period: Period) -> str:
         if self.epochs is None:
@@ -250,9 +258,9 @@ class _Looking:
         humps = sorted(humps, key=lambda span: span.first)
         largest = max(humps, key=lambda span: self._top(span)[0])
         top, usual = self._top(largest)[1:]
-        return Finding(
+        return self._found(
             "excursions",
-            tuple(humps),
+            humps,
             f"excursions: {_count(len(humps), 'time')} the losses rose and took a while to come "
             f"back, {self._places(humps)}; the largest, from {self.name(largest.first)} over "
             f"{_count(largest.length, 'row')}, reached {top:.4g} where the level is {usual:.4g}.",
@@ -268,9 +276,9 @@ class _Looking:
         if bad:
             text += f"; {_count(bad, 'of them is', 'of them are')} not finite"
         longest = max(span.length for span in single)
-        return Finding(
+        return self._found(
             "isolated spikes",
-            tuple(single),
+            single,
             f"{text}. The losses are back within {_count(longest, 'row')}.",
         )
 
@@ -279,9 +287,9 @@ class _Looking:
         found = []
         if places:
             found.append(
-                Finding(
+                self._found(
                     "restart",
-                    tuple(places),
+                    places,
                     f"restart: {_count(len(places), 'time')} the run begins again, "
                     f"{self._places(places)}, which is no spike.",
                 )
@@ -289,9 +297,9 @@ class _Looking:
         if restarts:
             spans = [rise.rows for rise in restarts]
             found.append(
-                Finding(
+                self._found(
                     "restart",
-                    tuple(spans),
+                    spans,
                     f"restart: {self._places(spans)} the losses begin again at "
                     f"{self._loss(restarts[0].top)} and fall as they did before, which is no "
                     "spike; the log does not say that a run began there.",
@@ -314,7 +322,7 @@ class _Looking:
                 f"{size}, and the highest row lies within {self.seen.threshold:.1f} standard "
                 "deviations, which such noise reaches."
             )
-        return Finding("calm", (), text)
+        return self._found("calm", [], text)
 
     def _top(self, span: Span) -> tuple[float, float, float]:
         """How far a span reaches above the level around it, its largest loss, and that level."""
@@ -347,10 +355,3 @@ def _touch(one: Span, other: Span) -> bool:
 def _count(number: int, one: str, many: str | None = None) -> str:
     return f"{number} {one if number == 1 else many or one + 's'}"
 
-
-def outstanding(verdict: Verdict, size: int) -> Mask:
-    """Rows of what the verdict found."""
-    rows = np.zeros(size, dtype=bool)
-    for span in verdict.spans:
-        rows[span.first : span.end] = True
-    return rows
