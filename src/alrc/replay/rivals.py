@@ -7,9 +7,7 @@ import numpy as np
 from alrc.replay.rules import Mask, Numbers
 
 
-def zclip(
-    norms: Numbers, alpha: float = 0.97, z_threshold: float = 2.5, warmup: int = 25
-) -> Mask:
+def zclip(norms: Numbers, alpha: float = 0.97, z_threshold: float = 2.5, warmup: int = 25) -> Mask:
     """Rows whose gradient ZClip would have scaled down, but for its fixed largest norm.
 
     A norm z > z_threshold standard deviations above the running mean counts as
@@ -36,9 +34,7 @@ def zclip(
     return clipped
 
 
-def skip_step(
-    losses: Numbers, norms: Numbers, window: int = 128, num_stddev: float = 6.0
-) -> Mask:
+def skip_step(losses: Numbers, norms: Numbers, window: int = 128, num_stddev: float = 6.0) -> Mask:
     """Rows whose step OLMo's rule would have skipped.
 
     That is where the loss or the norm lies more than num_stddev sample standard deviations above

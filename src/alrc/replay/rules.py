@@ -61,7 +61,7 @@ def limits(losses: Numbers, settings: Settings) -> Limits:
         losses: (N,) float64; those that are not finite come back as they came, as in training.
         settings: Those of the rule, without groups.
     """
-    counted = _countable(losses, settings)
+    counted = countable(losses, settings)
     values = losses[counted] if not counted.all() else losses
     if settings.scale == "log":
         values = np.log(values)
@@ -90,7 +90,7 @@ def is_limited(losses: Numbers, bounds: Limits, settings: Settings) -> Mask:
     return beyond & (losses != 0) if settings.center == "zero" else beyond
 
 
-def _countable(losses: Numbers, settings: Settings) -> Mask:
+def countable(losses: Numbers, settings: Settings) -> Mask:
     """Which losses move the moments."""
     counted = np.isfinite(losses)
     if settings.scale == "log":

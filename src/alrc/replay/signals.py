@@ -174,9 +174,7 @@ def _fill(numbers: Numbers) -> Numbers:
 def _median_of(numbers: Numbers, width: int) -> Numbers:
     """Running median, over fewer at the ends."""
     reach = width // 2
-    around = [
-        np.median(numbers[max(0, i - reach) : i + reach + 1]) for i in range(numbers.size)
-    ]
+    around = [np.median(numbers[max(0, i - reach) : i + reach + 1]) for i in range(numbers.size)]
     return np.array(around)
 
 

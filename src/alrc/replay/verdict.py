@@ -210,7 +210,7 @@ class _Looking:
             "divergence",
             [span],
             f"divergence: from {self.name(span.first)} to the end no loss is finite "
-            f"({_count(span.length, 'row')}); the last one before was {last:.4g}.",
+            f"({count(span.length, 'row')}); the last one before was {last:.4g}.",
         )
 
     def _diverged(self, rise: Rise) -> Finding:
@@ -261,9 +261,9 @@ class _Looking:
         return self._found(
             "excursions",
             humps,
-            f"excursions: {_count(len(humps), 'time')} the losses rose and took a while to come "
+            f"excursions: {count(len(humps), 'time')} the losses rose and took a while to come "
             f"back, {self._places(humps)}; the largest, from {self.name(largest.first)} over "
-            f"{_count(largest.length, 'row')}, reached {top:.4g} where the level is {usual:.4g}.",
+            f"{count(largest.length, 'row')}, reached {top:.4g} where the level is {usual:.4g}.",
         )
 
     def _spikes(self, single: Sequence[Span]) -> Finding:
@@ -274,12 +274,12 @@ class _Looking:
         if gain > -math.inf:
             text += f"; the largest, {top:.4g} where the level is {usual:.4g}"
         if bad:
-            text += f"; {_count(bad, 'of them is', 'of them are')} not finite"
+            text += f"; {count(bad, 'of them is', 'of them are')} not finite"
         longest = max(span.length for span in single)
         return self._found(
             "isolated spikes",
             single,
-            f"{text}. The losses are back within {_count(longest, 'row')}.",
+            f"{text}. The losses are back within {count(longest, 'row')}.",
         )
 
     def _restarted(self, restarts: Sequence[Rise]) -> list[Finding]:
@@ -290,7 +290,7 @@ class _Looking:
                 self._found(
                     "restart",
                     places,
-                    f"restart: {_count(len(places), 'time')} the run begins again, "
+                    f"restart: {count(len(places), 'time')} the run begins again, "
                     f"{self._places(places)}, which is no spike.",
                 )
             )
@@ -352,6 +352,5 @@ def _touch(one: Span, other: Span) -> bool:
     return one.first < other.end + slack and other.first < one.end + slack
 
 
-def _count(number: int, one: str, many: str | None = None) -> str:
+def count(number: int, one: str, many: str | None = None) -> str:
     return f"{number} {one if number == 1 else many or one + 's'}"
-
