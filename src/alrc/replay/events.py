@@ -13,7 +13,7 @@ LONGEST_SPIKE = 5
 # Rows within a span that may be low.
 GAP = 2
 # Several rows together stand out where none does alone.
-WIDTHS = (4,)
+TOGETHER = 4
 # A level is high that is so many standard errors above all before; or that of four blocks.
 HIGH, HIGH_TOGETHER = 6.0, 4.5
 
@@ -61,23 +61,25 @@ def spikes(seen: Signals) -> list[Span]:
     above = seen.above
     for part in seen.blocks:
         above[part.edges[0] : part.edges[1]] = -math.inf
-    above[np.isnan(above)] = -math.inf
+    np.nan_to_num(above, copy=False, nan=-math.inf, neginf=-math.inf)
     high = above > seen.threshold
-    score = np.nan_to_num(seen.score)
-    for width in WIDTHS:
-        mean = _moving_mean(score, width)
-        lowest = _moving_mean(np.clip(above, -9.0, seen.threshold), width)
-        ends = np.flatnonzero(lowest > max(threshold(mean), 5.0 / math.sqrt(width)))
-        for row in ends.tolist():
-            window = slice(row, row + width)
-            high[window] |= above[window] > seen.threshold / 2
+    sample = slice(0, 1 << 18)  # as much of the noise as tells its tails
+    least = threshold(_together(np.nan_to_num(seen.score[sample])))
+    mean = _together(np.clip(above, -9.0, seen.threshold))
+    for row in np.flatnonzero(mean > max(least, 5.0 / math.sqrt(TOGETHER))).tolist():
+        window = slice(row, row + TOGETHER)
+        high[window] |= above[window] > seen.threshold / 2
     return spans(high, above < max(2.0, seen.threshold / 3))
 
 
-def _moving_mean(numbers: Numbers, width: int) -> Numbers:
-    """Means from each row on, of those that have as many rows after them."""
-    total = np.append(0.0, np.cumsum(numbers))
-    return np.asarray((total[width:] - total[:-width]) / width)
+def _together(numbers: Numbers) -> Numbers:
+    """Means of a few rows, from each row on that has as many after it."""
+    last = numbers.size - TOGETHER + 1
+    total = numbers[:last].copy()
+    for shift in range(1, TOGETHER):
+        total += numbers[shift : last + shift]
+    total /= TOGETHER
+    return total
 
 
 def rises(seen: Signals) -> list[Rise]:

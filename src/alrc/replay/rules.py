@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alrc import rule
-from alrc.rule import Floats, Moments
 from alrc.settings import Settings
 
 Numbers = NDArray[np.float64]
@@ -26,7 +25,7 @@ Mask = NDArray[np.bool_]
 LEAST_WEIGHT = 1e-3
 OPENING, LARGEST_BLOCK, PASSES = 16, 2048, 12
 # Guesses this close to what comes out are right, in standard deviations.
-ROUNDING = 1e-10
+ROUNDING = 1e-8
 REACH = math.log(rule.SMALLEST_MEAN), math.log(rule.LARGEST_RATIO)
 
 
@@ -67,7 +66,7 @@ def limits(losses: Numbers, settings: Settings) -> Limits:
         values = np.log(values)
     lower, upper = _Run(values, settings).run()
     if values.size < losses.size:  # the others meet the limit that the next one meets
-        next_one = np.cumsum(counted) - counted
+        next_one: NDArray[np.int64] = np.cumsum(counted) - counted
         upper = upper[next_one]
         lower = lower[next_one] if lower.size > 1 else lower
     else:
@@ -122,7 +121,7 @@ class _Weights(NamedTuple):
 
     @classmethod
     def of(cls, shares: Numbers) -> "_Weights":
-        kept = np.cumprod(1.0 - shares)
+        kept = np.asarray(np.cumprod(1.0 - shares), dtype=np.float64)
         first = shares / kept
         return cls(kept, first, first * (1.0 - shares))
 

@@ -183,10 +183,10 @@ def threshold(score: Numbers) -> float:
 
     The tail is taken as exp(-(x / b)**k), with the quarter and the tenth farthest above.
     """
-    known = score[~np.isnan(score)]
-    sample = known[:: max(1, known.size // 200_000)]
+    sample = score[:: max(1, score.size // 200_000)]
+    sample = sample[~np.isnan(sample)]
     quarter, tenth = np.quantile(sample, [0.75, 0.9])
     if not 0 < quarter < tenth:
         return 6.0
     k = np.clip(math.log(math.log(5) / math.log(2)) / math.log(tenth / quarter), 0.85, 1.4)
-    return float(max(5.0, 1.1 * quarter * (math.log(20 * known.size) / math.log(2)) ** (1 / k)))
+    return float(max(5.0, 1.1 * quarter * (math.log(20 * score.size) / math.log(2)) ** (1 / k)))

@@ -199,7 +199,7 @@ class _Looking:
     # The words.
 
     def _found(self, kind: Kind, spans: Sequence[Span], sentence: str) -> Finding:
-        return Finding(kind, spans, tuple(map(self._usual, spans)), sentence)
+        return Finding(kind, tuple(spans), tuple(map(self._usual, spans)), sentence)
 
     def _loss(self, height: float) -> str:
         return f"{float(self.seen.loss(height)):.4g}"
