@@ -43,14 +43,14 @@ class Limits(NamedTuple):
 def for_rows(settings: Settings, steps_per_row: float) -> Settings:
     """The settings that remember as many steps where a row is the mean of several.
 
+    The warm-up stays one of rows: a limit needs some to be computed from.
+
     Example:
         >>> from alrc import Settings
-        >>> rows = for_rows(Settings(decay=0.999, warmup=25), 10)
-        >>> round(rows.decay, 5), rows.warmup
-        (0.99004, 3)
+        >>> round(for_rows(Settings(decay=0.999), 10).decay, 5)
+        0.99004
     """
-    warmup = max(1, math.ceil(settings.warmup / steps_per_row))
-    return replace(settings, decay=settings.decay**steps_per_row, warmup=warmup)
+    return replace(settings, decay=settings.decay**steps_per_row)
 
 
 def limits(losses: Numbers, settings: Settings) -> Limits:

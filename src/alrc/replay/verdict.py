@@ -316,7 +316,9 @@ class _Looking:
             )
         else:
             noise = float(np.median(self.seen.noise))
-            size = f"{100 * noise:.2g} % of the loss" if self.seen.is_log else f"{noise:.2g}"
+            size = f"{100 * noise:.2g} %" if noise < 0.3 else f"a factor of {math.exp(noise):.2g}"
+            if not self.seen.is_log:
+                size = f"{float(self.seen.loss(noise)):.2g}"
             text = (
                 f"calm: of {finite.size} losses none stands out; around their level they spread by "
                 f"{size}, and the highest row lies within {self.seen.threshold:.1f} standard "
