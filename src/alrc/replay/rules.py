@@ -73,8 +73,10 @@ def limits(losses: Numbers, settings: Settings) -> Limits:
         upper = upper[:-1]
         lower = lower[:-1] if lower.size > 1 else lower
     if settings.scale == "log":
+        unlimited = np.isneginf(lower)
         with np.errstate(over="ignore"):
-            lower, upper = (np.exp(bound, out=bound) for bound in (lower, upper))
+            lower, upper = np.exp(lower), np.exp(upper, out=upper)
+        lower[unlimited] = -math.inf
     return Limits(*(np.broadcast_to(bound, losses.shape) for bound in (lower, upper)))
 
 
@@ -82,7 +84,7 @@ def is_limited(losses: Numbers, bounds: Limits, settings: Settings) -> Mask:
     """Which losses the limits change."""
     beyond = np.isfinite(losses) & (losses > bounds.upper)
     if settings.num_stddev_below is not None:
-        below = losses < bounds.lower
+        below = np.isfinite(losses) & (losses < bounds.lower)
         beyond |= below & (losses > 0) if settings.center == "zero" else below
     if settings.scale == "log":
         return beyond & (losses > 0)
