@@ -7,10 +7,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 Rows = NDArray[np.int64]
+Numbers = NDArray[np.float64]
 
 LEAST_HITS, LEAST_SHARE, SHORTEST = 4, 0.25, 4
 # Logarithm of how much likelier rows are with the period than anywhere.
 CERTAIN = 13.0
+# Rows that a row may be off, and while the length is not known well.
+NEAR, LOOSELY = 0.75, 1.25
 ANCHORS, EVENTS, CANDIDATES = 6, 120, 60
 
 
@@ -62,21 +65,25 @@ def period(rows: Rows, size: int) -> Period | None:
 
 def _fit(rows: Rows, length: float, anchor: int, size: int) -> tuple[Period | None, float]:
     """The rows that fit a period, which is fitted to them, and how sure that is."""
-    start = float(anchor)
-    for _ in range(2):
+    start, reach = float(anchor), 2.0
+    while True:  # from the anchor outwards, where what the length is off by adds up
         slots = np.round((rows - start) / length)
-        off = np.abs(rows - start - slots * length)
-        fits = off <= 0.75
-        if np.unique(slots[fits]).size < LEAST_HITS:
+        fits = np.abs(rows - start - slots * length) <= (NEAR if reach * length > 2 * size else LOOSELY)
+        near = fits & (np.abs(rows - anchor) <= (reach + 0.5) * length)
+        if np.unique(slots[near]).size >= 3:
+            length, start = _line(slots[near], rows[near])
+        if length < SHORTEST or np.unique(slots[fits]).size < min(LEAST_HITS, reach):
             return None, 0.0
-        length, start = map(float, np.polyfit(slots[fits], rows[fits], 1))
+        if reach * length > 2 * size:
+            break
+        reach *= 2
     length = round(length, 6)
     hits = np.unique(slots[fits]).size
     first = int(rows[fits][0])
     last = int(rows[fits][-1])
     slots_all = int((size - 1 - first) / length + 1e-6) + 1
     covers = last - first >= 0.4 * size
-    if length < SHORTEST or not covers or hits < LEAST_SHARE * slots_all:
+    if hits < LEAST_HITS or not covers or hits < LEAST_SHARE * slots_all:
         return None, 0.0
     width = 1 if abs(length - round(length)) < 1e-6 else 2
     expected = slots_all * width * rows.size / size
@@ -84,3 +91,10 @@ def _fit(rows: Rows, length: float, anchor: int, size: int) -> tuple[Period | No
         return None, 0.0
     score = hits * math.log(hits / expected) - (hits - expected)
     return Period(length, first, hits, slots_all, tuple(rows[fits].tolist())), score
+
+
+def _line(x: Numbers, y: Rows) -> tuple[float, float]:
+    """Slope, and y where x is 0, of the line of least squares."""
+    off = x - x.mean()
+    slope = float((off * y).sum() / (off * off).sum())
+    return slope, float(y.mean() - slope * x.mean())
