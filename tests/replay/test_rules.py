@@ -57,7 +57,9 @@ def a_curve(size=1300, seed=0):
 
 def assert_same(found, expected):
     with np.errstate(invalid="ignore"):
-        off = np.where(found == expected, 0, np.abs(found - expected) / np.maximum(np.abs(expected), 0.1))
+        off = np.where(
+            found == expected, 0, np.abs(found - expected) / np.maximum(np.abs(expected), 0.1)
+        )
     assert np.nanmax(off) < 1e-7
     assert not np.isnan(found).any()
 

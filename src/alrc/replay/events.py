@@ -69,7 +69,10 @@ def spikes(seen: Signals) -> list[Span]:
     for row in np.flatnonzero(mean > max(least, 5.0 / math.sqrt(TOGETHER))).tolist():
         window = slice(row, row + TOGETHER)
         high[window] |= above[window] > seen.threshold / 2
-    return spans(high, above < max(2.0, seen.threshold / 3))
+    found = spans(high, above < max(2.0, seen.threshold / 3))
+    # One that is high by chance before a spike would make it begin too early.
+    firsts = [span.first + int(high[span.first : span.end].argmax()) for span in found]
+    return [Span(first, span.end) for first, span in zip(firsts, found, strict=True)]
 
 
 def _together(numbers: Numbers) -> Numbers:

@@ -68,7 +68,9 @@ def _fit(rows: Rows, length: float, anchor: int, size: int) -> tuple[Period | No
     start, reach = float(anchor), 2.0
     while True:  # from the anchor outwards, where what the length is off by adds up
         slots = np.round((rows - start) / length)
-        fits = np.abs(rows - start - slots * length) <= (NEAR if reach * length > 2 * size else LOOSELY)
+        fits = np.abs(rows - start - slots * length) <= (
+            NEAR if reach * length > 2 * size else LOOSELY
+        )
         near = fits & (np.abs(rows - anchor) <= (reach + 0.5) * length)
         if np.unique(slots[near]).size >= 3:
             length, start = _line(slots[near], rows[near])

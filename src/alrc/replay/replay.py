@@ -157,16 +157,6 @@ def replay(
 back within 1 row.
     """
     losses = _row_numbers("losses", losses)
-    starts = _checked_starts(starts, losses.size)
-    beside = {
-        name: None if array is None else _row_numbers(name, array, losses.size)
-        for name, array in (("gradient_norm", gradient_norm), ("epochs", epochs), ("steps", steps))
-    }
-    if not 0 < steps_per_row < math.inf:
-        raise ValueError(
-            "replay: steps_per_row must be greater than 0 and finite, because it says how many "
-            f"training steps lie between rows; got {steps_per_row}. Pass 1 if each step has a row."
-        )
     num_finite = int(np.isfinite(losses).sum())
     if num_finite < FEWEST:
         raise ValueError(
@@ -174,6 +164,16 @@ back within 1 row.
             f"judge by; got {num_finite} among {losses.size}. Pass the losses of training steps, "
             "not those of epochs."
         )
+    if not 0 < steps_per_row < math.inf:
+        raise ValueError(
+            "replay: steps_per_row must be greater than 0 and finite, because it says how many "
+            f"training steps lie between rows; got {steps_per_row}. Pass 1 if each step has a row."
+        )
+    starts = _checked_starts(starts, losses.size)
+    beside = {
+        name: None if array is None else _row_numbers(name, array, losses.size)
+        for name, array in (("gradient_norm", gradient_norm), ("epochs", epochs), ("steps", steps))
+    }
     chosen = _chosen(losses, settings)
     seen = signals(losses, starts)
     name = _namer(beside["steps"])
