@@ -12,9 +12,9 @@ from collections import Counter
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-sys.path.append(str(ROOT / "tests/replay"))
+sys.path.append(str(ROOT / "tests"))
 
-from synthetic import KINDS, curve  # noqa: E402
+from replay.synthetic import KINDS, curve  # noqa: E402
 
 from alrc.replay.signals import signals  # noqa: E402
 from alrc.replay.verdict import verdict  # noqa: E402

@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from alrc.replay import events
+from alrc.replay.outcomes import Outcome
 from alrc.replay.rules import Mask, Numbers
 from alrc.replay.signals import signals
-from alrc.replay.verdict import Verdict, count
+from alrc.replay.verdict import Verdict
+from alrc.replay.wording import count
 from alrc.settings import Settings
 
 if TYPE_CHECKING:
-    from alrc.replay.replay import Outcome, Replay
+    from alrc.replay.replay import Replay
 
 # Rows within which a loss follows a norm.
 SOON = 10

@@ -2,53 +2,21 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from alrc.replay import advice, rivals, rules
+from alrc.replay import advice, rivals
+from alrc.replay.outcomes import Judge, Outcome, compared_with
 from alrc.replay.rules import Limits, Mask, Numbers
-from alrc.replay.signals import BLOCKS, SMALLEST_BLOCK, Signals, signals
+from alrc.replay.signals import Signals, signals
 from alrc.replay.verdict import Verdict, verdict
 from alrc.settings import Settings
 
 FEWEST = 20
-# A limit has settled when it first lies within this factor of the level of the losses.
-SETTLED = 1.2
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a rule would have done to a curve.
-
-    Attributes:
-        name: The rule, as it is typed.
-        settings: Those of ALRC; None for other rules.
-        num_losses: Rows with a loss that the rule looks at.
-        num_limited: Those of them that it would have limited; or steps skipped or clipped.
-        kept: The sum of the limited losses as a share of that of the losses. NaN if some are
-            negative, or if the rule changes gradients alone.
-        settled: First row at which the limit is within 1.2 times the median of the losses around
-            it; None if it never is.
-        excess_cut: Share of the area between events and the level below them that is cut; NaN
-            if nothing rose, or if the rule changes gradients alone.
-    """
-
-    name: str
-    settings: Settings | None
-    num_losses: int
-    num_limited: int
-    kept: float = math.nan
-    settled: int | None = None
-    excess_cut: float = math.nan
-
-    @property
-    def share(self) -> float:
-        """Share of the losses that would have been limited."""
-        return self.num_limited / self.num_losses if self.num_losses else 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,9 +72,9 @@ class Replay:
             "mattered": list(self.mattered),
             "notes": list(self.notes),
             "suggestion": self.suggestion,
-            "outcome": _plain(self.outcome),
-            "outcomes": [_plain(outcome) for outcome in self.outcomes],
-            "rivals": [_plain(outcome) for outcome in self.rivals],
+            "outcome": self.outcome.to_dict(),
+            "outcomes": [outcome.to_dict() for outcome in self.outcomes],
+            "rivals": [outcome.to_dict() for outcome in self.rivals],
         }
 
 
@@ -178,9 +146,9 @@ back within 1 row.
     seen = signals(losses, starts)
     name = _namer(beside["steps"])
     found = verdict(losses, seen, starts, beside["epochs"], name)
-    judge = _Judge(losses, seen, found, starts, steps_per_row)
+    judge = Judge(losses, seen, found, starts, steps_per_row)
     bounds, limited, outcome = judge.limits(chosen)
-    outcomes = tuple(judge.limits(other)[2] for other in _others(chosen))
+    outcomes = tuple(judge.limits(other)[2] for other in compared_with(chosen))
     norms = beside["gradient_norm"]
     compared: tuple[Outcome, ...] = ()
     follows = None
@@ -206,94 +174,6 @@ back within 1 row.
     )
 
 
-class _Judge:
-    """Runs rules over a curve and sums up what they did."""
-
-    def __init__(
-        self,
-        losses: Numbers,
-        seen: Signals,
-        found: Verdict,
-        starts: Sequence[int],
-        steps_per_row: float,
-    ) -> None:
-        self.losses, self.seen, self.found = losses, seen, found
-        self.starts, self.steps_per_row = starts, steps_per_row
-
-    def limits(self, settings: Settings) -> tuple[Limits, Mask, Outcome]:
-        """Limits, what they limit, and the sums."""
-        losses, by_row = self.losses, rules.for_rows(settings, self.steps_per_row)
-        parts = [rules.limits(losses[a:b], by_row) for a, b in self._runs()]
-        bounds = (
-            parts[0] if len(parts) == 1 else Limits(*map(np.concatenate, zip(*parts, strict=True)))
-        )
-        limited = rules.is_limited(losses, bounds, settings)
-        rows = np.flatnonzero(limited)
-        changed = losses[rows]
-        value = np.clip(changed, bounds.lower[rows], bounds.upper[rows])
-        counted = rules.countable(losses, settings)
-        total = float(losses[counted].sum())
-        negative = bool((losses[counted] < 0).any())
-        outcome = Outcome(
-            name=called(settings),
-            settings=settings,
-            num_losses=int(counted.sum()),
-            num_limited=rows.size,
-            kept=math.nan if negative or not total else 1 - float((changed - value).sum()) / total,
-            settled=self._settled(bounds.upper),
-            excess_cut=self._excess_cut(bounds.upper, limited),
-        )
-        return bounds, limited, outcome
-
-    def _runs(self) -> list[tuple[int, int]]:
-        return list(pairwise((*self.starts, self.losses.size)))
-
-    def _settled(self, upper: Numbers) -> int | None:
-        size = 1 << 16  # the first one is near the start, most often
-        for first in range(0, upper.size, size):
-            rows = slice(first, first + size)
-            level = self.seen.loss(self.seen.level[rows])
-            within = upper[rows] <= level + (SETTLED - 1) * np.abs(level)
-            for span, _ in self.found.events:  # where the level came to the limit
-                slack = max(SMALLEST_BLOCK, 2 * upper.size // BLOCKS)
-                within[max(span.first - slack - first, 0) : max(span.end + slack - first, 0)] = (
-                    False
-                )
-            if within.any():
-                return first + int(within.argmax())
-        return None
-
-    def _excess_cut(self, upper: Numbers, limited: Mask) -> float:
-        excess = cut = 0.0
-        for span, usual in self.found.events:
-            rows = slice(span.first, span.end)
-            losses = self.losses[rows]
-            above = losses - float(self.seen.loss(usual))
-            there = np.isfinite(losses) & (above > 0)
-            excess += float(above[there].sum())
-            at = there & limited[rows]
-            # Below the level there is no excess left to cut.
-            over = np.minimum(losses[at] - upper[rows][at], above[at])
-            cut += float(over.sum())
-        return cut / excess if excess else math.nan
-
-
-def called(settings: Settings) -> str:
-    """The settings as they are typed: ``ALRC(num_stddev=3, scale='linear')``.
-
-    Example:
-        >>> called(Settings(3, recency=4))
-        'ALRC(num_stddev=3, recency=4)'
-    """
-    words = []
-    for one in fields(Settings):
-        value = getattr(settings, one.name)
-        if value != one.default:
-            shown = f"{value:.12g}" if isinstance(value, float) else repr(value)
-            words.append(f"{one.name}={'math.inf' if value == math.inf else shown}")
-    return f"ALRC({', '.join(words)})"
-
-
 def _chosen(losses: Numbers, settings: Settings | None) -> Settings:
     if settings is None:
         finite = losses[np.isfinite(losses)]
@@ -311,17 +191,6 @@ def _chosen(losses: Numbers, settings: Settings | None) -> Settings:
             f"of; got {settings.num_groups}. Replay the losses of each group alone."
         )
     return settings
-
-
-def _others(chosen: Settings) -> tuple[Settings, ...]:
-    """The default, that at other widths, one that forgets its start sooner, and the paper's."""
-    if chosen.center == "mean":
-        rest = [Settings(n, scale="linear", center="mean") for n in (1, 2, 3, 4, 6, 10)]
-        rest += [Settings(3.0, scale="linear", center="mean", recency=4)]
-    else:
-        rest = [Settings(n) for n in (2, 1, 3, 4, 6, 10)]
-        rest += [Settings(recency=4), Settings(3.0, scale="linear")]
-    return tuple(settings for settings in rest if settings != chosen)
 
 
 def _namer(steps: Numbers | None) -> Any:
@@ -353,17 +222,3 @@ def _checked_starts(starts: Sequence[int], size: int) -> tuple[int, ...]:
             f"one another; got {list(rows)[:6]} for {size} losses. Pass starts=(0,) for one run."
         )
     return rows
-
-
-def _plain(outcome: Outcome) -> dict[str, Any]:
-    def known(value: float) -> float | None:
-        return None if math.isnan(value) else value
-
-    return {
-        "name": outcome.name,
-        "losses": outcome.num_losses,
-        "limited": outcome.num_limited,
-        "kept": known(outcome.kept),
-        "settled": outcome.settled,
-        "excess_cut": known(outcome.excess_cut),
-    }
