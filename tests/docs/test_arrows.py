@@ -26,6 +26,7 @@ ARROWS = {
     "alrc.opaque": {"alrc.rule"},
     **dict.fromkeys(FRONT_ENDS, CORE),
     "alrc.integrations": FRONT_ENDS | CORE,
+    "alrc.replay": {"alrc.rule", "alrc.settings"},
     "alrc.cli": {"alrc.lab.cli"},
     # cli -> report, exec -> engine -> api <- tasks, arms: what trains knows no task and no arm.
     "alrc.lab": set(),
@@ -47,6 +48,7 @@ OUTSIDE = {
     **{room: set() for room in ("alrc", *CORE)},
     "alrc.opaque": {"torch"},
     "alrc.torch": {"torch"},
+    "alrc.replay": {"numpy"},
     "alrc.jax": {"jax", "numpy", "optax"},
     "alrc.keras": {"keras", "numpy", "tensorflow", "jax", "torch"},
 }

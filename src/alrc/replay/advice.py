@@ -1,11 +1,8 @@
 """What follows from a replayed curve: whether a limit would have mattered, and what to type."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,9 +13,6 @@ from alrc.replay.signals import signals
 from alrc.replay.verdict import Verdict
 from alrc.replay.wording import count
 from alrc.settings import Settings
-
-if TYPE_CHECKING:
-    from alrc.replay.replay import Replay
 
 # Rows within which a loss follows a norm.
 SOON = 10
@@ -186,35 +180,20 @@ def suggestion(verdict: Verdict, outcome: Outcome, outcomes: Sequence[Outcome]) 
     return f"alrc = {min(enough, key=lambda one: one.num_limited).name}"
 
 
-def text(replay: Replay) -> str:
-    """All of it, to be read on a terminal."""
-    lines = [finding.sentence for finding in replay.verdict.findings]
-    lines += ["", *replay.mattered, "", *_table(replay), ""]
-    lines += [*replay.notes, f"To paste: {replay.suggestion}"]
-    return "\n".join(lines)
-
-
-def _table(replay: Replay) -> list[str]:
-    heads = ("rule", "limited", "of", "kept", "settled at row", "excess cut")
-    rows = [heads]
-    for one in (replay.outcome, *replay.outcomes, *replay.rivals):
+def table(outcomes: Sequence[Outcome]) -> list[str]:
+    """Lines of a table of rules, for a terminal."""
+    rows = [("rule", "limited", "of", "kept", "settled at row", "excess cut")]
+    for one in outcomes:
         settled = "" if one.settings is None else "never" if one.settled is None else one.settled
-        rows.append(
-            (
-                one.name,
-                str(one.num_limited),
-                str(one.num_losses),
-                _percent(one.kept),
-                str(settled),
-                _percent(one.excess_cut),
-            )
-        )
+        limited, losses = str(one.num_limited), str(one.num_losses)
+        cut = _percent(one.excess_cut)
+        rows.append((one.name, limited, losses, _percent(one.kept), str(settled), cut))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(
             word.ljust(width) if i == 0 else word.rjust(width)
             for i, (word, width) in enumerate(zip(row, widths, strict=True))
-        )
+        ).rstrip()
         for row in rows
     ]
 

@@ -50,7 +50,10 @@ class Replay:
     losses: Numbers = field(repr=False)
 
     def __str__(self) -> str:
-        return advice.text(self)
+        lines = [finding.sentence for finding in self.verdict.findings]
+        table = advice.table((self.outcome, *self.outcomes, *self.rivals))
+        lines += ["", *self.mattered, "", *table, "", *self.notes]
+        return "\n".join([*lines, f"To paste: {self.suggestion}"])
 
     def to_dict(self) -> dict[str, Any]:
         """All but the arrays, for JSON; None for what is not known."""
