@@ -231,3 +231,33 @@ def test_settings_of_another_type_are_refused_in_words():
         "replay: settings must be alrc.Settings; got 3.0 of type float. Pass "
         "Settings(num_stddev=3.0), or None for the defaults."
     )
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_any_numbers_get_a_verdict_and_no_warning(seed):
+    rng = np.random.default_rng(seed)
+    size = int(rng.integers(60, 300))
+    normal = rng.normal(size=size)
+    losses = [
+        normal,
+        np.exp(150 * normal),
+        np.zeros(size),
+        np.round(np.abs(normal)),
+        1e-30 * np.abs(normal),
+        (normal > 1.6) * 1.0,
+    ][seed % 6]
+    losses[rng.random(size) < 0.1] = rng.choice([math.nan, math.inf, -math.inf])
+    norms = np.where(rng.random(size) < 0.1, math.nan, np.abs(normal))
+    found = replay(losses, gradient_norm=norms, starts=(0, 3, 25, 50), epochs=np.arange(size) / 9)
+    assert found.verdict.num_values == size
+    assert found.verdict.num_nonfinite == np.count_nonzero(~np.isfinite(losses))
+    json.dumps(found.to_dict(), allow_nan=False)
+    assert str(found).startswith(found.verdict.kind)
+
+
+def test_a_huge_number_does_not_blind_what_comes_after_it():
+    losses, norms = flat(), np.ones(600)
+    losses[100], losses[500] = 1e30, 9.0
+    found = replay(losses, gradient_norm=norms)
+    assert found.rivals[1].num_limited == 2
+    assert found.limited[[100, 500]].all()

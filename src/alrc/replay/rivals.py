@@ -3,8 +3,11 @@
 import math
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 from alrc.replay.rules import Mask, Numbers
+
+CHUNK = 4096  # windows at a time
 
 
 def zclip(norms: Numbers, alpha: float = 0.97, z_threshold: float = 2.5, warmup: int = 25) -> Mask:
@@ -47,19 +50,18 @@ def skip_step(losses: Numbers, norms: Numbers, window: int = 128, num_stddev: fl
 
 
 def _stands_out(numbers: Numbers, window: int, num_stddev: float) -> Mask:
-    finite = np.isfinite(numbers)
-    if not finite.any():
-        return ~finite
-    # Relative to their median, the squares of most are small and cancel less.
-    off = np.where(finite, numbers - np.median(numbers[finite]), 0.0)
-
-    def before(terms: Numbers) -> Numbers:
-        total = np.append(0.0, np.cumsum(terms))
-        ends = np.arange(numbers.size)
-        return np.asarray(total[ends] - total[np.maximum(ends - window, 0)])
-
-    count = before(finite.astype(np.float64))
-    mean = before(off) / np.maximum(count, 1)
-    spread = before(off**2) - count * mean**2
-    sd = np.sqrt(np.maximum(spread, 0) / np.maximum(count - 1, 1))
-    return np.asarray(~finite | (off - mean > num_stddev * sd) & (count > 1))
+    """Which are far above the ``window`` finite ones before them, or not finite."""
+    out = ~np.isfinite(numbers)
+    rows = np.flatnonzero(~out)
+    known = numbers[rows]
+    # Of each window anew: running sums would never forget the square of a huge number.
+    with np.errstate(over="ignore", invalid="ignore"):
+        for row in range(2, min(window, known.size)):
+            past = known[:row]
+            out[rows[row]] = known[row] - past.mean() > num_stddev * past.std(ddof=1)
+        for first in range(window, known.size, CHUNK):
+            end = min(first + CHUNK, known.size)
+            past = sliding_window_view(known[first - window : end - 1], window)
+            far = num_stddev * past.std(axis=1, ddof=1)
+            out[rows[first:end]] = known[first:end] - past.mean(axis=1) > far
+    return out
