@@ -102,7 +102,10 @@ def _rises_of(height: Numbers, part: Blocks) -> list[Rise]:
     bends = np.abs(level[1:-1] - (level[2:] + level[:-2]) / 2) / error[1:-1]
     # Larger than 1 where noise is no noise of its own in each row.
     wobble = max(1.0, NORMAL * float(np.median(bends)) / math.sqrt(1.5))
-    off, unsure = level - before, wobble * error
+    # The lowest of blocks is as unsure as they were, which are small ones at first.
+    newest = np.maximum.accumulate(np.where(smooth == lowest, np.arange(size), 0))
+    off = level - before
+    unsure = wobble * np.maximum(error, np.append(error[0], error[newest[:-1]]))
     high = off > np.maximum(HIGH * unsure, RISE)
     for i in range(size - 3):
         together = slice(i, i + 4)

@@ -81,7 +81,11 @@ class Judge:
     def limits(self, settings: Settings) -> tuple[Limits, Mask, Outcome]:
         """Limits, what they limit, and the sums."""
         losses, by_row = self.losses, rules.for_rows(settings, self.steps_per_row)
-        parts = [rules.limits(losses[a:b], by_row) for a, b in self._runs()]
+        logs = self.seen.height if self.seen.is_log else None
+        parts = [
+            rules.limits(losses[a:b], by_row, None if logs is None else logs[a:b])
+            for a, b in pairwise((*self.starts, losses.size))
+        ]
         bounds = (
             parts[0] if len(parts) == 1 else Limits(*map(np.concatenate, zip(*parts, strict=True)))
         )
@@ -102,9 +106,6 @@ class Judge:
             excess_cut=self._excess_cut(bounds.upper, limited),
         )
         return bounds, limited, outcome
-
-    def _runs(self) -> list[tuple[int, int]]:
-        return list(pairwise((*self.starts, self.losses.size)))
 
     def _settled(self, upper: Numbers) -> int | None:
         size = 1 << 16  # the first one is near the start, most often

@@ -53,16 +53,19 @@ def for_rows(settings: Settings, steps_per_row: float) -> Settings:
     return replace(settings, decay=settings.decay**steps_per_row)
 
 
-def limits(losses: Numbers, settings: Settings) -> Limits:
+def limits(losses: Numbers, settings: Settings, logarithms: Numbers | None = None) -> Limits:
     """The limits that :func:`alrc.rule.step` sets to losses, one a call, to rounding in float64.
 
     Args:
         losses: (N,) float64; those that are not finite come back as they came, as in training.
         settings: Those of the rule, without groups.
+        logarithms: Those of the losses, if they are known, for scale "log".
     """
     counted = countable(losses, settings)
-    values = losses[counted] if not counted.all() else losses
-    if settings.scale == "log":
+    values = losses if logarithms is None or settings.scale != "log" else logarithms
+    if not counted.all():
+        values = values[counted]
+    if settings.scale == "log" and logarithms is None:
         values = np.log(values)
     lower, upper = _Run(values, settings).run()
     if values.size < losses.size:  # the others meet the limit that the next one meets
