@@ -94,8 +94,8 @@ class Judge:
         changed = losses[rows]
         value = np.clip(changed, bounds.lower[rows], bounds.upper[rows])
         counted = rules.countable(losses, settings)
-        total = float(losses[counted].sum())
-        negative = bool((losses[counted] < 0).any())
+        total = float(losses.sum(where=counted))
+        negative = settings.scale != "log" and bool((losses[counted] < 0).any())
         outcome = Outcome(
             name=called(settings),
             settings=settings,

@@ -205,14 +205,19 @@ class _Run:
         guess = self._limit(ahead, mean[:1], *bounds)
         right = 0
         for _ in range(PASSES):
-            np.cumsum(guess * weights.first, out=mean[1:])
+            np.add.accumulate(guess * weights.first, out=mean[1:])
             mean[1:] *= weights.kept
-            np.cumsum((guess - mean[:-1]) ** 2 * weights.second, out=variance[1:])
+            deviation = guess - mean[:-1]
+            deviation *= deviation
+            deviation *= weights.second
+            np.add.accumulate(deviation, out=variance[1:])
             variance[1:] += self.variance
             variance[1:] *= weights.kept
             bounds = self._limits(mean[:-1], variance[:-1])
             last, guess = guess, self._limit(ahead, mean[:-1], *bounds)
-            wrong = np.abs(guess - last) > ROUNDING * np.sqrt(variance[:-1])
+            last -= guess
+            last *= last
+            wrong = last > ROUNDING**2 * variance[:-1]
             right = int(wrong.argmax()) if wrong.any() else length
             if right == length:
                 break
