@@ -48,6 +48,7 @@ OUTSIDE = {
     **{room: set() for room in ("alrc", *CORE)},
     "alrc.opaque": {"torch"},
     "alrc.torch": {"torch"},
+    "alrc.replay": {"numpy"},
     "alrc.jax": {"jax", "numpy", "optax"},
     "alrc.keras": {"keras", "numpy", "tensorflow", "jax", "torch"},
 }
