@@ -10,6 +10,7 @@ from alrc.replay import events
 from alrc.replay.outcomes import Outcome
 from alrc.replay.rules import Mask, Numbers
 from alrc.replay.signals import signals
+from alrc.replay.table import percent
 from alrc.replay.verdict import Verdict
 from alrc.replay.wording import count
 from alrc.settings import Settings
@@ -20,6 +21,25 @@ SOON = 10
 ONSET = 20
 # A rule that cuts this share of what rose is good enough.
 ENOUGH = 0.5
+EXAMPLES = (
+    "Pass the limit one loss per example, and it turns down those that stand out and no others; "
+    "for regression ALRC(num_stddev=1.5) did better in the benchmark."
+)
+REMEDIES = {
+    "calm": "nothing.",
+    "restart": "nothing, if you started it there. Losses that are higher after it than before "
+    "tell of a state that was not restored: the optimiser's, or the order of the data.",
+    "periodic": "look at the batches there, not at the optimiser. A limit is no cure for that.",
+    "isolated spikes": f"nothing must be; to find the cause, look at the batches there. {EXAMPLES}",
+    "excursions": "look at the batches where they begin, and keep checkpoints to go back to. "
+    f"{EXAMPLES}",
+    "level shift": "look for what changed there: data, learning rate, code. If nothing did, go "
+    "back to a checkpoint before it and leave out the batches that began it, or lower the "
+    "learning rate.",
+    "divergence": "go back to a checkpoint before it, with a lower learning rate or a longer "
+    "warm-up, and clip the gradient's norm. Where all losses rise none stands out, and a limit "
+    "on losses does not help.",
+}
 
 
 @dataclass(frozen=True)
@@ -57,11 +77,13 @@ def mattered(
     verdict: Verdict, outcome: Outcome, limited: Mask, norms: Follows | None
 ) -> tuple[str, ...]:
     """Whether limiting the losses would have mattered, the answer first."""
-    share = f"{outcome.num_limited} of {outcome.num_losses} rows ({_percent(outcome.share)})"
-    done = f"{outcome.name} would have limited {share}"
-    if not math.isnan(outcome.kept):
-        done += f" and kept {_percent(outcome.kept)} of the loss"
-    cut = "" if math.isnan(outcome.excess_cut) else f"{_percent(outcome.excess_cut)} of what rose"
+    done = f"{outcome.name} would have limited no row"
+    if outcome.num_limited:
+        rows = f"{outcome.num_limited:,} of {outcome.num_losses:,} rows"
+        done = f"{outcome.name} would have limited {rows} ({percent(outcome.share)})"
+        if not math.isnan(outcome.kept):
+            done += f" and kept {percent(outcome.kept)} of the sum of the losses"
+    cut = "" if math.isnan(outcome.excess_cut) else f"{percent(outcome.excess_cut)} of what rose"
     kind, spans = verdict.kind, [span for span, _ in verdict.events]
     sentences = [f"{done}."]
     if kind in ("calm", "restart"):
@@ -77,13 +99,13 @@ def mattered(
         if begun and not (norms and norms.num_after):
             answer = (
                 "Perhaps: if a few losses started it, rather than the learning rate, their "
-                f"gradients would have been scaled down ({begun} of {len(spans)} would have met "
+                f"gradients would have been scaled down ({begun:,} of {len(spans):,} would have met "
                 f"the limit within {ONSET} rows)."
             )
         elif begun:
-            answer = f"Hardly, though {begun} of {len(spans)} would have met the limit."
+            answer = f"Hardly, though {begun:,} of {len(spans):,} would have met the limit."
         else:
-            answer = f"No: none of {len(spans)} would have met the limit within {ONSET} rows."
+            answer = f"No: none of {len(spans):,} would have met the limit within {ONSET} rows."
         sentences.insert(0, f"Would it have mattered? {answer}")
         sentences.append(f"It would have cut {cut}.") if cut else None
     else:
@@ -104,13 +126,13 @@ def mattered(
 def _of_norms(norms: Follows) -> str:
     if norms.num_after:
         return (
-            f"{norms.num_after} of {norms.num_events} follow a spike of the gradient's norm by up "
+            f"{norms.num_after:,} of {norms.num_events:,} follow a spike of the gradient's norm by up "
             f"to {SOON} rows, which points to the optimiser, not the data: clipping losses will "
             "not cure that. Lower the learning rate, warm up longer or clip the norm."
         )
     if norms.num_same:
         return (
-            f"{norms.num_same} of {norms.num_events} have a spike of the gradient's norm in the "
+            f"{norms.num_same:,} of {norms.num_events:,} have a spike of the gradient's norm in the "
             "same row and none before, as a bad batch has."
         )
     return "No spike of the gradient's norm comes before any of them."
@@ -127,15 +149,11 @@ def notes(
     """What the curve cannot answer, and what it was taken for."""
     found = []
     if averaged:
-        rows = f"the mean of {steps_per_row:g} steps" if steps_per_row > 1 else "a mean"
+        found.append("From means it cannot be told what limits single steps would have met.")
+    if steps_per_row != 1:
         found.append(
-            f"Each row is {rows}: a spike of one step is that much smaller here, or not to be "
-            "seen, and what limits each step would have met cannot be told."
-        )
-    elif steps_per_row > 1:
-        found.append(
-            f"There is one row for {steps_per_row:g} steps: most steps are not seen, and the rule "
-            f"is taken to remember decay**{steps_per_row:g} a row."
+            f"From row to row are {steps_per_row:g} steps, so that the rule is taken to remember "
+            f"decay**{steps_per_row:g} a row."
         )
     found.append(
         "If a row is the mean over a batch, this cannot say what a limit for each example would "
@@ -153,7 +171,7 @@ def notes(
             f"{count(num_dead, 'loss is', 'losses are')} not above 0 and has no logarithm: the "
             "rule leaves it as it is."
             if num_dead == 1
-            else f"{num_dead} losses are not above 0 and have no logarithm: the rule leaves them "
+            else f"{num_dead:,} losses are not above 0 and have no logarithm: the rule leaves them "
             "as they are."
         )
     if asked is None and chosen.center == "mean":
@@ -164,46 +182,37 @@ def notes(
     return tuple(found)
 
 
+def remedy(verdict: Verdict, norms: Follows | None) -> str:
+    """What to do now, whether with a limit or without."""
+    if norms is not None and norms.num_after and verdict.kind not in ("divergence", "calm"):
+        return "What to do: calm the optimiser first, as said above; a limit comes second."
+    return f"What to do: {REMEDIES[verdict.kind]}"
+
+
 def suggestion(verdict: Verdict, outcome: Outcome, outcomes: Sequence[Outcome]) -> str:
     """Settings to paste: those that were asked for, unless they cut little and others half.
 
-    Of those that do, the one that limits fewest rows.
+    Of those that do, the one that limits fewest rows. Narrower limits cost where nothing is wrong,
+    which one curve does not show; other scales did worse in the benchmark.
     """
     asked = f"alrc = {outcome.name}"
     if verdict.kind not in ("excursions", "isolated spikes") or outcome.excess_cut >= ENOUGH:
         return asked
-    # Narrower limits cost where nothing is wrong, which one curve does not show.
-    others = [one for one in outcomes if one.settings and one.settings.num_stddev >= 2]
-    enough = [one for one in others if one.excess_cut >= ENOUGH]
+    enough = [
+        one
+        for one in outcomes
+        if one.settings
+        and one.settings.num_stddev >= 2
+        and one.settings.scale == (outcome.settings and outcome.settings.scale)
+        and one.excess_cut >= ENOUGH
+    ]
     if not enough:
         return asked
     return f"alrc = {min(enough, key=lambda one: one.num_limited).name}"
 
 
-def table(outcomes: Sequence[Outcome]) -> list[str]:
-    """Lines of a table of rules, for a terminal."""
-    rows = [("rule", "limited", "of", "kept", "settled at row", "excess cut")]
-    for one in outcomes:
-        settled = "" if one.settings is None else "never" if one.settled is None else one.settled
-        limited, losses = str(one.num_limited), str(one.num_losses)
-        cut = _percent(one.excess_cut)
-        rows.append((one.name, limited, losses, _percent(one.kept), str(settled), cut))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            word.ljust(width) if i == 0 else word.rjust(width)
-            for i, (word, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
-
-
-def _percent(share: float) -> str:
-    """Never rounded to none or all, unless it is that."""
-    if math.isnan(share):
-        return ""
-    for digits in range(1, 5):
-        shown = f"{100 * share:.{digits}f}"
-        if float(shown) not in (0.0, 100.0) or share in (0.0, 1.0):
-            return f"{shown} %"
-    return f"{100 * share:.2g} %" if share < 0.5 else f"{100 * share:.8g} %"
+def to_paste(verdict: Verdict, suggestion: str) -> str:
+    """The suggestion as the last line says it."""
+    if verdict.kind in ("calm", "restart", "periodic"):
+        return f"No limit is needed; to have one all the same, paste: {suggestion}"
+    return f"To paste: {suggestion}"

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from alrc.replay import advice, rivals
+from alrc.replay import advice, rivals, table
+from alrc.replay.curve import Curve
 from alrc.replay.outcomes import Judge, Outcome, compared_with
 from alrc.replay.rules import Limits, Mask, Numbers
 from alrc.replay.signals import Signals, signals
@@ -26,6 +27,7 @@ class Replay:
     Attributes:
         verdict: What the curve shows.
         mattered: Whether limiting the losses would have mattered, in sentences.
+        remedy: What to do now.
         notes: What this cannot answer, and what it was taken for.
         suggestion: Settings to paste.
         outcome: What the settings that were asked for would have done.
@@ -39,6 +41,7 @@ class Replay:
 
     verdict: Verdict
     mattered: tuple[str, ...]
+    remedy: str
     notes: tuple[str, ...]
     suggestion: str
     outcome: Outcome
@@ -51,9 +54,14 @@ class Replay:
 
     def __str__(self) -> str:
         lines = [finding.sentence for finding in self.verdict.findings]
-        table = advice.table((self.outcome, *self.outcomes, *self.rivals))
-        lines += ["", *self.mattered, "", *table, "", *self.notes]
-        return "\n".join([*lines, f"To paste: {self.suggestion}"])
+        lines += ["", *self.mattered, "", *table.lines(self.rules), ""]
+        lines += [*table.legend(self.rules), "", *self.notes, "", self.remedy]
+        return "\n".join([*lines, advice.to_paste(self.verdict, self.suggestion)])
+
+    @property
+    def rules(self) -> tuple[Outcome, ...]:
+        """All outcomes, that of the settings that were asked for first."""
+        return (self.outcome, *self.outcomes, *self.rivals)
 
     def to_dict(self) -> dict[str, Any]:
         """All but the arrays, for JSON; None for what is not known."""
@@ -73,6 +81,7 @@ class Replay:
                 "period": self.verdict.period and self.verdict.period.length,
             },
             "mattered": list(self.mattered),
+            "remedy": self.remedy,
             "notes": list(self.notes),
             "suggestion": self.suggestion,
             "outcome": self.outcome.to_dict(),
@@ -82,7 +91,7 @@ class Replay:
 
 
 def replay(
-    losses: ArrayLike,
+    losses: ArrayLike | Curve,
     settings: Settings | None = None,
     *,
     gradient_norm: ArrayLike | None = None,
@@ -99,7 +108,8 @@ def replay(
 
     Args:
         losses: (N,) training losses in the order in which they were made, at least 20 of them
-            finite. NaN and infinite ones are looked at as such.
+            finite. NaN and infinite ones are looked at as such. Or a curve that was read from a
+            log, ``replay(read_log("run.log"))``, which brings all but settings along.
         settings: Those of the rule. None: the defaults; or, if losses are negative, those for
             losses of either sign.
         gradient_norm: (N,) norm of the gradient in each row, NaN where unknown.
@@ -127,6 +137,9 @@ def replay(
         isolated spikes: 1, at row 700; the largest, 9 where the level is 2.005. The losses are \
 back within 1 row.
     """
+    if isinstance(losses, Curve):
+        beside = (gradient_norm, steps_per_row, averaged, tuple(starts), epochs, steps)
+        return _of_curve(losses, settings, alone=beside == (None, 1, None, (0,), None, None))
     losses = _row_numbers("losses", losses)
     num_finite = int(np.isfinite(losses).sum())
     if num_finite < FEWEST:
@@ -141,18 +154,18 @@ back within 1 row.
             f"training steps lie between rows; got {steps_per_row}. Pass 1 if each step has a row."
         )
     starts = _checked_starts(starts, losses.size)
-    beside = {
+    rows = {
         name: None if array is None else _row_numbers(name, array, losses.size)
         for name, array in (("gradient_norm", gradient_norm), ("epochs", epochs), ("steps", steps))
     }
     chosen = _chosen(losses, settings)
     seen = signals(losses, starts)
-    name = _namer(beside["steps"])
-    found = verdict(losses, seen, starts, beside["epochs"], name)
+    name = _namer(rows["steps"])
+    found = verdict(losses, seen, starts, rows["epochs"], name)
     judge = Judge(losses, seen, found, starts, steps_per_row)
     bounds, limited, outcome = judge.limits(chosen)
     outcomes = tuple(judge.limits(other)[2] for other in compared_with(chosen))
-    norms = beside["gradient_norm"]
+    norms = rows["gradient_norm"]
     compared: tuple[Outcome, ...] = ()
     follows = None
     if norms is not None and int(np.isfinite(norms).sum()) >= FEWEST:
@@ -165,6 +178,7 @@ back within 1 row.
     return Replay(
         verdict=found,
         mattered=advice.mattered(found, outcome, limited, follows),
+        remedy=advice.remedy(found, follows),
         notes=advice.notes(losses, steps_per_row, averaged, found, chosen, settings),
         suggestion=advice.suggestion(found, outcome, outcomes),
         outcome=outcome,
@@ -174,6 +188,25 @@ back within 1 row.
         limited=limited,
         seen=seen,
         losses=losses,
+    )
+
+
+def _of_curve(curve: Curve, settings: Settings | None, alone: bool) -> Replay:
+    if not alone:
+        raise ValueError(
+            "replay: a curve must be given alone or with settings, because it brings steps, starts "
+            "and all else along; got more. To change what it brings, pass "
+            "dataclasses.replace(curve, steps_per_row=10)."
+        )
+    return replay(
+        curve.losses,
+        settings,
+        gradient_norm=curve.gradient_norm,
+        steps_per_row=curve.steps_per_row,
+        averaged=curve.averaged,
+        starts=curve.starts,
+        epochs=curve.epochs,
+        steps=curve.steps,
     )
 
 
@@ -199,7 +232,10 @@ def _chosen(losses: Numbers, settings: Settings | None) -> Settings:
 def _namer(steps: Numbers | None) -> Any:
     if steps is None:
         return "row {}".format
-    return lambda row: f"step {steps[row]:.15g}"
+    if (np.diff(steps) > 0).all():
+        return lambda row: f"step {steps[row]:.15g}"
+    # Steps come again, in a run that was resumed or in the next one.
+    return lambda row: f"row {row} (step {steps[row]:.15g})"
 
 
 def _row_numbers(name: str, array: ArrayLike, size: int | None = None) -> Numbers:

@@ -80,7 +80,11 @@ class Words:
         )
 
     def shifted(self, rise: Rise) -> Finding:
-        back = "did not come back" if rise.lasts else f"took {rise.rows.length} rows to come back"
+        back = (
+            "did not come back"
+            if rise.lasts
+            else f"took {count(rise.rows.length, 'row')} to come back"
+        )
         return self._found(
             "level shift",
             [rise.rows],
@@ -92,7 +96,7 @@ class Words:
         often = "each of" if period.hits == period.slots else f"{period.hits} of"
         sentence = (
             f"periodic: every {period.length:.6g} rows, first at {self.name(period.first)}, a row "
-            f"stands out ({often} {period.slots} times)"
+            f"stands out ({often} {period.slots:,} times)"
         )
         spans = [Span(row, row + 1) for row in period.rows]
         return self._found("periodic", spans, f"{sentence}; {self._epochs(period)}")
@@ -115,21 +119,22 @@ class Words:
         humps = sorted(humps, key=lambda span: span.first)
         largest = max(humps, key=lambda span: self._top(span)[0])
         top, usual = self._top(largest)[1:]
+        places = f", {self._places(humps)}" if len(humps) > 1 else ""
         return self._found(
             "excursions",
             humps,
-            f"excursions: {count(len(humps), 'time')} the losses rose and took a while to come "
-            f"back, {self._places(humps)}; the largest, from {self.name(largest.first)} over "
-            f"{count(largest.length, 'row')}, reached {top:.4g} where the level is {usual:.4g}.",
+            f"excursions: {len(humps):,}{places}; from {self.name(largest.first)} the losses stood "
+            f"above their level for {count(largest.length, 'row')} and reached {top:.4g} where "
+            f"{usual:.4g} is usual.",
         )
 
     def spikes(self, single: Sequence[Span]) -> Finding:
         bad = sum(bool(self.bad[span.first : span.end].any()) for span in single)
-        text = f"isolated spikes: {len(single)}, {self._places(single)}"
+        text = f"isolated spikes: {len(single):,}, {self._places(single)}"
         largest = max(single, key=lambda span: self._top(span)[0])
         gain, top, usual = self._top(largest)
         if gain > -math.inf:
-            text += f"; the largest, {top:.4g} where the level is {usual:.4g}"
+            text += f"; the largest reached {top:.4g} where {usual:.4g} is usual"
         if bad:
             text += f"; {count(bad, 'of them is', 'of them are')} not finite"
         longest = max(span.length for span in single)
@@ -147,7 +152,7 @@ class Words:
                 self._found(
                     "restart",
                     places,
-                    f"restart: {count(len(places), 'time')} the run begins again, "
+                    f"restart: the run begins again {count(len(places), 'time')}, "
                     f"{self._places(places)}, which is no spike.",
                 )
             )
@@ -168,7 +173,7 @@ class Words:
         finite = self.losses[~self.bad]
         if finite.min() == finite.max():
             text = (
-                f"calm: all {finite.size} values are {finite[0]:.4g}, which is hardly a loss that "
+                f"calm: all {finite.size:,} values are {finite[0]:.4g}, which is hardly a loss that "
                 "is trained."
             )
         else:
@@ -177,8 +182,8 @@ class Words:
             if not self.seen.is_log:
                 size = f"{float(self.seen.loss(noise)):.2g}"
             text = (
-                f"calm: of {finite.size} losses none stands out; around their level they spread by "
-                f"{size}, and the highest row lies within {self.seen.threshold:.1f} standard "
+                f"calm: none of {finite.size:,} losses stands out. Around their level they spread "
+                f"by {size}, and none is higher above it than {self.seen.threshold:.1f} standard "
                 "deviations, which such noise reaches."
             )
         return self._found("calm", [], text)
@@ -202,9 +207,22 @@ class Words:
 
     def _places(self, spans: Sequence[Span]) -> str:
         names = [self.name(span.first) for span in spans[:5]]
-        more = len(spans) - len(names)
-        return "at " + ", ".join(names) + (f" and {more} more" if more else "")
+        units = {name.partition(" ")[0] for name in names}
+        if len(names) > 1 and len(units) == 1:  # at steps 8, 9 and 12
+            names = [name.partition(" ")[2] for name in names]
+            unit = f"{units.pop()}s "
+        else:
+            unit = ""
+        if more := len(spans) - len(names):
+            names.append(f"{more:,} more")
+        *first, last = names
+        return f"at {unit}{', '.join(first)} and {last}" if first else f"at {last}"
 
 
 def count(number: int, one: str, many: str | None = None) -> str:
-    return f"{number} {one if number == 1 else many or one + 's'}"
+    """
+    Example:
+        >>> count(1, "row"), count(2500, "row"), count(2, "is", "are")
+        ('1 row', '2,500 rows', '2 are')
+    """
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
