@@ -8,6 +8,13 @@ from alrc.replay.verdict import Verdict
 from alrc.replay.wording import Finding
 
 __all__ = [
-    *("Curve", "Finding", "LogRefused", "Outcome", "Replay"),
-    *("Verdict", "read_log", "read_logs", "replay"),
+    "Curve",
+    "Finding",
+    "LogRefused",
+    "Outcome",
+    "Replay",
+    "Verdict",
+    "read_log",
+    "read_logs",
+    "replay",
 ]

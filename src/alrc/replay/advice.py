@@ -30,7 +30,8 @@ REMEDIES = {
     "restart": "nothing, if you started it there. Losses that are higher after it than before "
     "tell of a state that was not restored: the optimiser's, or the order of the data.",
     "periodic": "look at the batches there, not at the optimiser. A limit is no cure for that.",
-    "isolated spikes": f"nothing must be; to find the cause, look at the batches there. {EXAMPLES}",
+    "isolated spikes": "nothing has to be done; to find the cause, look at the batches there. "
+    f"{EXAMPLES}",
     "excursions": "look at the batches where they begin, and keep checkpoints to go back to. "
     f"{EXAMPLES}",
     "level shift": "look for what changed there: data, learning rate, code. If nothing did, go "
@@ -99,8 +100,8 @@ def mattered(
         if begun and not (norms and norms.num_after):
             answer = (
                 "Perhaps: if a few losses started it, rather than the learning rate, their "
-                f"gradients would have been scaled down ({begun:,} of {len(spans):,} would have met "
-                f"the limit within {ONSET} rows)."
+                f"gradients would have been scaled down ({begun:,} of {len(spans):,} would have "
+                f"met the limit within {ONSET} rows)."
             )
         elif begun:
             answer = f"Hardly, though {begun:,} of {len(spans):,} would have met the limit."
@@ -126,14 +127,14 @@ def mattered(
 def _of_norms(norms: Follows) -> str:
     if norms.num_after:
         return (
-            f"{norms.num_after:,} of {norms.num_events:,} follow a spike of the gradient's norm by up "
-            f"to {SOON} rows, which points to the optimiser, not the data: clipping losses will "
+            f"{norms.num_after:,} of {norms.num_events:,} follow a spike of the gradient's norm by "
+            f"up to {SOON} rows, which points to the optimiser, not the data: clipping losses will "
             "not cure that. Lower the learning rate, warm up longer or clip the norm."
         )
     if norms.num_same:
         return (
-            f"{norms.num_same:,} of {norms.num_events:,} have a spike of the gradient's norm in the "
-            "same row and none before, as a bad batch has."
+            f"{norms.num_same:,} of {norms.num_events:,} have a spike of the gradient's norm in "
+            "the same row and none before, as a bad batch has."
         )
     return "No spike of the gradient's norm comes before any of them."
 

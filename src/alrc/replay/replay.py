@@ -54,8 +54,8 @@ class Replay:
 
     def __str__(self) -> str:
         lines = [finding.sentence for finding in self.verdict.findings]
-        lines += ["", *self.mattered, "", *table.lines(self.rules), ""]
-        lines += [*table.legend(self.rules), "", *self.notes, "", self.remedy]
+        lines += ["", *self.mattered, "", *table.lines(self.rules)]
+        lines += ["", *self.notes, "", self.remedy]
         return "\n".join([*lines, advice.to_paste(self.verdict, self.suggestion)])
 
     @property

@@ -11,7 +11,7 @@ __all__ = ["cells", "legend", "lines", "percent"]
 COLUMNS = {
     "limited": "rows that the rule would have turned down",
     "kept": "what is left of the sum of the losses",
-    "near": "first row whose limit is within 1.2 times the usual loss; in rows before, it is higher",
+    "near": "first row whose limit is within 1.2 times the usual loss; before, it is higher",
     "cut": "share of what rose above the usual loss that is cut off",
 }
 
@@ -30,26 +30,21 @@ def cells(outcomes: Sequence[Outcome]) -> list[tuple[str, ...]]:
                 percent(one.excess_cut),
             )
         )
-    return rows if _rose(outcomes) else [row[:-1] for row in rows]
+    rose = not all(math.isnan(one.excess_cut) for one in outcomes)
+    return rows if rose else [row[:-1] for row in rows]
 
 
-def _rose(outcomes: Sequence[Outcome]) -> bool:
-    return not all(math.isnan(one.excess_cut) for one in outcomes)
-
-
-def legend(outcomes: Sequence[Outcome]) -> list[str]:
-    """What the columns and the rules that are not ALRC's mean."""
-    words = [f"{name}: {meaning}." for name, meaning in COLUMNS.items()]
+def legend(outcomes: Sequence[Outcome], head: Sequence[str]) -> list[str]:
+    """What the columns of this head mean, and the rules that are not ALRC's."""
+    words = [f"{name}: {meaning}." for name, meaning in COLUMNS.items() if name in head]
     others = [one.name for one in outcomes if one.settings is None]
-    if not _rose(outcomes):
-        words.pop()
     if others:
         words.append(f"{' and '.join(others)}: rules that act on the gradient, by its norm.")
     return words
 
 
 def lines(outcomes: Sequence[Outcome]) -> list[str]:
-    """The table as text."""
+    """The table as text, with its legend."""
     rows = cells(outcomes)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
@@ -58,7 +53,7 @@ def lines(outcomes: Sequence[Outcome]) -> list[str]:
             for i, (word, width) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
         for row in rows
-    ]
+    ] + ["", *legend(outcomes, rows[0])]
 
 
 def percent(share: float) -> str:

@@ -173,8 +173,8 @@ class Words:
         finite = self.losses[~self.bad]
         if finite.min() == finite.max():
             text = (
-                f"calm: all {finite.size:,} values are {finite[0]:.4g}, which is hardly a loss that "
-                "is trained."
+                f"calm: all {finite.size:,} values are {finite[0]:.4g}, which is hardly a loss "
+                "that is trained."
             )
         else:
             noise = float(np.median(self.seen.noise))
