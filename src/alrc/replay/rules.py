@@ -23,7 +23,7 @@ Mask = NDArray[np.bool_]
 # Sums are taken of numbers divided by how much they weigh at the end of a block; below this share
 # they would lose digits.
 LEAST_WEIGHT = 1e-3
-OPENING, LARGEST_BLOCK, PASSES = 16, 2048, 12
+OPENING, LARGEST_BLOCK, PASSES = 16, 4096, 24
 # Guesses this close to what comes out are right, in standard deviations.
 ROUNDING = 1e-8
 REACH = math.log(rule.SMALLEST_MEAN), math.log(rule.LARGEST_RATIO)
@@ -164,7 +164,7 @@ class _Run:
                 continue
             done = self._block(length)
             size = min(self.longest, 2 * size) if done == length else max(OPENING, length // 2)
-        self._write(*self._limits(np.zeros(1), np.array([self.variance])))
+        self._write(0, *self._limits(np.zeros(1), np.array([self.variance])))
         return self.lower, self.upper
 
     def _longest(self) -> int:
@@ -190,7 +190,7 @@ class _Run:
         mean, variance = np.zeros(1), np.array([self.variance])
         bounds = self._limits(mean, variance)
         deviation = self._limit(self.values[self.at : self.at + 1] - self.mean, mean, *bounds)[0]
-        self._write(*bounds)
+        self._write(0, *bounds)
         share = float(self._shares(1)[0])
         self.mean += share * float(deviation)
         self.variance = (1.0 - share) * (self.variance + share * float(deviation) ** 2)
@@ -201,32 +201,36 @@ class _Run:
         weights = self._weights(length)
         ahead = self.values[self.at : self.at + length] - self.mean
         mean, variance = np.zeros(length + 1), np.full(length + 1, self.variance)
-        bounds = self._limits(mean[:1], variance[:1])
-        guess = self._limit(ahead, mean[:1], *bounds)
-        right = 0
+        guess = self._limit(ahead, mean[:1], *self._limits(mean[:1], variance[:1]))
+        done = 0
         for _ in range(PASSES):
-            np.add.accumulate(guess * weights.first, out=mean[1:])
-            mean[1:] *= weights.kept
-            deviation = guess - mean[:-1]
-            deviation *= deviation
-            deviation *= weights.second
-            np.add.accumulate(deviation, out=variance[1:])
-            variance[1:] += self.variance
-            variance[1:] *= weights.kept
-            bounds = self._limits(mean[:-1], variance[:-1])
-            last, guess = guess, self._limit(ahead, mean[:-1], *bounds)
-            last -= guess
-            last *= last
-            wrong = last > ROUNDING**2 * variance[:-1]
-            right = int(wrong.argmax()) if wrong.any() else length
-            if right == length:
+            rest, after = slice(done, None), slice(done + 1, None)
+            kept = weights.kept[rest]
+            before = float(weights.kept[done - 1]) if done else 1.0
+            sums = guess[rest] * weights.first[rest]
+            sums[0] += mean[done] / before
+            np.multiply(np.add.accumulate(sums, out=sums), kept, out=mean[after])
+            sums = guess[rest] - mean[done:-1]
+            sums *= sums
+            sums *= weights.second[rest]
+            sums[0] += variance[done] / before
+            np.multiply(np.add.accumulate(sums, out=sums), kept, out=variance[after])
+            bounds = self._limits(mean[done:-1], variance[done:-1])
+            better = self._limit(ahead[rest], mean[done:-1], *bounds)
+            off = better - guess[rest]
+            off *= off
+            wrong = off > ROUNDING**2 * variance[done:-1]
+            # The first limits are those before the block; one whose losses are right is right.
+            right = max(int(wrong.argmax()), 1) if wrong.any() else length - done
+            guess[rest] = better
+            self._write(done, *(bound[:right] for bound in bounds))
+            done += right
+            if done == length:
                 break
-        right = max(right, 1)  # the first limits are those before the block
-        self._write(*(bound[:right] for bound in bounds))
-        self.mean += float(mean[right])
-        self.variance = float(variance[right])
-        self.at += right
-        return right
+        self.mean += float(mean[done])
+        self.variance = float(variance[done])
+        self.at += done
+        return done
 
     def _weights(self, length: int) -> _Weights:
         start = self.settings.recency / (1.0 - self.settings.decay)
@@ -240,7 +244,8 @@ class _Run:
         unit = 1.0 if self.is_log else np.abs(mean + self.mean)
         stddev = np.maximum(np.sqrt(variance), rule.RELATIVE_FLOOR * unit)
         waiting = settings.automatic and self.at < settings.warmup
-        stddev[(stddev < rule.SMALLEST_STDDEV) | waiting] = math.inf
+        if waiting or not self.is_log:  # logarithms are never that close
+            stddev[(stddev < rule.SMALLEST_STDDEV) | waiting] = math.inf
         lower = self.lower[:1]
         if settings.num_stddev_below is not None:
             lower = mean - settings.num_stddev_below * stddev
@@ -256,8 +261,8 @@ class _Run:
             value = raised
         return np.clip(value, mean + REACH[0], mean + REACH[1]) if self.is_cut else value
 
-    def _write(self, lower: Numbers, upper: Numbers) -> None:
-        there = slice(self.at, self.at + upper.size)
+    def _write(self, place: int, lower: Numbers, upper: Numbers) -> None:
+        there = slice(self.at + place, self.at + place + upper.size)
         np.add(upper, self.mean, out=self.upper[there])
         if self.settings.num_stddev_below is not None:
             np.add(lower, self.mean, out=self.lower[there])

@@ -60,15 +60,15 @@ def percent(share: float) -> str:
     """Never rounded to none or all, unless it is that; empty for NaN.
 
     Example:
-        >>> [percent(share) for share in (0.0, 0.00021, 0.335, 0.99996, 1.0)]
-        ['0 %', '0.02 %', '33.5 %', '99.996 %', '100 %']
+        >>> [percent(share) for share in (0.0, 0.0002, 0.335, 0.99996, 1.0)]
+        ['0 %', '0.02 %', '33.5 %', '> 99.99 %', '100 %']
     """
     if math.isnan(share):
         return ""
     if share in (0.0, 1.0):
-        return f"{share:.0%}".replace("%", " %")
-    for digits in range(1, 5):
+        return f"{100 * share:.0f} %"
+    for digits in (1, 2):
         shown = f"{100 * share:.{digits}f}"
         if float(shown) not in (0.0, 100.0):
             return f"{shown} %"
-    return f"{100 * share:.2g} %" if share < 0.5 else f"{100 * share:.8g} %"
+    return "< 0.01 %" if share < 0.5 else "> 99.99 %"
