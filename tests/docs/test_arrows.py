@@ -24,9 +24,10 @@ ARROWS = {
     "alrc.state": {"alrc.rule", "alrc.settings"},
     "alrc.refusals": {"alrc.rule", "alrc.settings"},
     "alrc.opaque": {"alrc.rule"},
+    "alrc.files": set(),
     **dict.fromkeys(FRONT_ENDS, CORE),
     "alrc.integrations": FRONT_ENDS | CORE,
-    "alrc.replay": {"alrc.rule", "alrc.settings"},
+    "alrc.replay": {"alrc.files", "alrc.rule", "alrc.settings"},
     "alrc.cli": {"alrc.lab.cli"},
     # cli -> report, exec -> engine -> api <- tasks, arms: what trains knows no task and no arm.
     "alrc.lab": set(),
@@ -34,7 +35,7 @@ ARROWS = {
     "alrc.lab.data": set(),
     "alrc.lab.tasks": {"alrc.lab.api", "alrc.lab.data"},
     "alrc.lab.arms": {"alrc.lab.api", "alrc.torch", "alrc.rule", "alrc.settings"},
-    "alrc.lab.engine": {"alrc.lab.api"},
+    "alrc.lab.engine": {"alrc.files", "alrc.lab.api"},
     "alrc.lab.exec": {"alrc.lab.api", "alrc.lab.engine"},
     "alrc.lab.report": {"alrc", "alrc.lab.api", "alrc.lab.engine"},
     "alrc.lab.cli": {
@@ -48,7 +49,7 @@ OUTSIDE = {
     **{room: set() for room in ("alrc", *CORE)},
     "alrc.opaque": {"torch"},
     "alrc.torch": {"torch"},
-    "alrc.replay": {"numpy"},
+    "alrc.replay": {"numpy", "matplotlib", "plotly", "jinja2", "rich", "typer"},
     "alrc.jax": {"jax", "numpy", "optax"},
     "alrc.keras": {"keras", "numpy", "tensorflow", "jax", "torch"},
 }
