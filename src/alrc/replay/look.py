@@ -5,14 +5,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from alrc.replay.curve import Curve
+from alrc.replay.curve import Curve, Integers
 from alrc.replay.replay import Replay
 from alrc.replay.rules import Numbers
 
 __all__ = ["COLOURS", "LIMITED", "LOSS", "Axis", "axis", "found_places", "is_log", "y_range"]
 
-# From Okabe and Ito's colours, which are told apart with every kind of colour vision. What is found is
-# named too, and the limit is a line of ink.
+# From Okabe and Ito's colours, which are told apart with every kind of colour vision. What is
+# found is named too, and the limit is a line of ink.
 LOSS, LIMITED = "#0072B2", "#D55E00"
 COLOURS = {
     "divergence": "#D55E00",
@@ -66,26 +66,45 @@ def y_range(found: Replay, log: bool) -> tuple[float, float]:
     low, high = float(found.losses[shown].min()), float(found.losses[shown].max())
     if log:
         decades = math.log10(high) - math.log10(low)
-        return low * 10 ** (-0.06 * decades), min(high * 10 ** (0.12 * decades), LARGEST)
+        return max(low * 10 ** (-0.06 * decades), 5e-324), min(
+            high * 10 ** (0.12 * decades), LARGEST
+        )
     scale = max(abs(low), abs(high)) or 1.0
     room = scale * max(0.06 * (high / scale - low / scale), 0.01)
     return max(low - room, -LARGEST), min(high + 2 * room, LARGEST)
 
 
-def found_places(found: Replay, along: Axis) -> list[tuple[str, Numbers]]:
-    """What was found: its kind, and (n, 2) where each begins and ends, half a row around."""
-    shown = []
-    half = np.diff(along.places) / 2 if along.places.size > 1 else np.ones(1)
-    before, after = np.append(half[0], half), np.append(half, half[-1])
+class Place(NamedTuple):
+    """Where something was found.
+
+    Attributes:
+        kind: Of the findings.
+        rows: (n, 2) the first row of each place, and the first after it.
+        ends: (n, 2) where it begins and ends on the axis, half a row around.
+    """
+
+    kind: str
+    rows: Integers
+    ends: Numbers
+
+
+def found_places(found: Replay, along: Axis) -> list[Place]:
+    """What was found, by kind, the gravest first."""
+    spans: dict[str, list[tuple[int, int]]] = {}
     for finding in found.verdict.findings:
-        if not finding.spans:
-            continue
-        firsts = np.array([span.first for span in finding.spans])
-        lasts = np.array([span.end for span in finding.spans]) - 1
-        if finding.kind == "restart":  # a run begins there, wherever it goes
-            lasts = firsts
-        ends = np.stack(
-            [along.places[firsts] - before[firsts], along.places[lasts] + after[lasts]], axis=1
-        )
-        shown.append((finding.kind, ends[np.argsort(ends[:, 0], kind="stable")]))
+        if finding.spans:
+            # Of a restart, where it begins: the run then goes on.
+            ends = (
+                (s.first, s.first + 1 if finding.kind == "restart" else s.end)
+                for s in finding.spans
+            )
+            spans.setdefault(finding.kind, []).extend(ends)
+    half = np.diff(along.places) / 2
+    before, after = np.append(half[:1], half), np.append(half, half[-1:])
+    shown = []
+    for kind, pairs in spans.items():
+        rows = np.array(sorted(pairs), dtype=np.int64)
+        firsts, lasts = rows[:, 0], rows[:, 1] - 1
+        ends = [along.places[firsts] - before[firsts], along.places[lasts] + after[lasts]]
+        shown.append(Place(kind, rows, np.stack(ends, axis=1)))
     return shown

@@ -11,20 +11,19 @@
     const raw = atob(text), bytes = new Uint8Array(raw.length);
     for (let i = 0; i < raw.length; i++) bytes[i] = raw.charCodeAt(i);
     if (kind === "u1") return bytes;
-    const view = new DataView(bytes.buffer), size = kind === "i4" ? 4 : 8;
-    const numbers = new (kind === "i4" ? Int32Array : Float64Array)(bytes.length / size);
-    for (let i = 0; i < numbers.length; i++) {
-      numbers[i] = kind === "i4" ? view.getInt32(i * size, true) : view.getFloat64(i * size, true);
-    }
+    const [size, read] = { i4: [4, "getInt32"], f4: [4, "getFloat32"], f8: [8, "getFloat64"] }[kind];
+    const view = new DataView(bytes.buffer), numbers = new Float64Array(bytes.length / size);
+    for (let i = 0; i < numbers.length; i++) numbers[i] = view[read](i * size, true);
     return numbers;
   };
   const spoken = (value) => {
     if (Number.isNaN(value)) return "NaN";
     if (!Number.isFinite(value)) return value > 0 ? "inf" : "-inf";
     const size = Math.abs(value);
-    if (size !== 0 && (size < 1e-4 || size >= 1e15)) return value.toExponential(4);
+    if (size !== 0 && (size < 1e-4 || size >= 1e15)) return Number(value.toPrecision(5)).toExponential();
     return Number(value.toPrecision(6)).toLocaleString("en", { maximumFractionDigits: 10 });
   };
+  const exact = (whole) => whole.toLocaleString("en", { maximumFractionDigits: 0 });
   const colour = (name) => getComputedStyle(root).getPropertyValue(`--${name}`).trim();
   // The first place in sorted numbers that is not below a value.
   const search = (numbers, value) => {
@@ -49,7 +48,7 @@
       }));
       this.rules = log.rules.map((rule) => ({
         name: rule.name, num: rule.num, of: rule.of, limited: decode(rule.limited, "u1"),
-        upper: decode(rule.upper, "f8"), lower: decode(rule.lower, "f8"),
+        upper: decode(rule.upper, rule.kind), lower: decode(rule.lower, rule.kind),
       }));
       this.rule = this.rules[0];
       this.isLog = log.log;
@@ -151,8 +150,9 @@
           if (low < 0 || losses[i] < losses[low]) low = i;
           if (high < 0 || losses[i] > losses[high]) high = i;
           if (!rule.limited[i]) continue;
-          if (least < 0 || losses[i] < losses[least]) least = i;
-          if (most < 0 || losses[i] > losses[most]) most = i;
+          if (losses[i] <= rule.upper[i]) { // it was limited from below
+            if (least < 0 || losses[i] < losses[least]) least = i;
+          } else if (most < 0 || losses[i] > losses[most]) most = i;
         }
         [low, high, least, most, one, last].forEach((i) => { if (i >= 0) kept.add(i); });
         rows.push(...[...kept].sort((a, b) => a - b));
@@ -162,9 +162,9 @@
 
     words(i) {
       const lines = [], { rule } = this, row = this.rows[i], loss = this.losses[i];
-      if (this.log.axis === "step") lines.push(`step ${spoken(this.x[i])} (row ${spoken(row)})`);
-      else if (this.steps) lines.push(`row ${spoken(row)} (step ${spoken(this.steps[i])})`);
-      else lines.push(`row ${spoken(row)}`);
+      if (this.log.axis === "step") lines.push(`step ${exact(this.x[i])} (row ${exact(row)})`);
+      else if (this.steps) lines.push(`row ${exact(row)} (step ${exact(this.steps[i])})`);
+      else lines.push(`row ${exact(row)}`);
       lines.push(`<b>loss ${spoken(loss)}</b>`);
       const upper = rule.upper[i];
       lines.push(Number.isFinite(upper) ? `limit ${spoken(upper)}` : "no limit yet");
@@ -197,27 +197,27 @@
           ...line, ...hover, name: "loss", y: heights(losses),
           line: { color: colour("loss"), width: 1 },
         },
-        {
-          ...line, name: "limit", y: heights(rule.upper), hoverinfo: "skip",
-          line: { color: colour("ink"), width: 1.3 },
-        },
       ];
-      if (rule.lower) {
-        traces.push({
-          ...line, name: "lower limit", y: heights(rule.lower), hoverinfo: "skip",
-          line: { color: colour("ink"), width: 1.3, dash: "dash" },
-        });
-      }
       const limited = rows.filter((i) => rule.limited[i] && seen(losses[i]));
       traces.push({
         type: "scatter", mode: "markers", yaxis: "y2", hoverinfo: "skip",
-        name: `limited: ${spoken(rule.num)} of ${spoken(rule.of)}`,
+        name: `limited: ${exact(rule.num)} of ${exact(rule.of)}`,
         x: limited.map((i) => this.x[i]), y: limited.map((i) => losses[i]),
         marker: {
           color: colour("limited"), symbol: "circle-open",
           size: limited.length < 200 ? 8 : 5, line: { width: limited.length < 200 ? 1.8 : 1 },
         },
       });
+      traces.push({
+        ...line, name: "limit", y: heights(rule.upper), hoverinfo: "skip",
+        line: { color: colour("ink"), width: 1.3 },
+      });
+      if (rule.lower) {
+        traces.push({
+          ...line, name: "lower limit", y: heights(rule.lower), hoverinfo: "skip",
+          line: { color: colour("ink"), width: 1.3, dash: "dash" },
+        });
+      }
       const edges = [["not finite", "triangle-down", TOP, (value) => !Number.isFinite(value)]];
       if (isLog) {
         edges.push(["not above 0", "triangle-up", BOTTOM, (value) => value <= 0 && value > -Infinity]);
@@ -248,23 +248,38 @@
       }
       if (from !== null) push(from, to);
       const number = places.length / 2;
-      const name = number > 1 ? `${kind}: ${spoken(number)}` : kind;
+      const name = number > 1 ? `${kind}: ${exact(number)}` : kind;
       const shape = kind === "restart"
         ? { x: x.filter((_, i) => i % 5 < 2 || i % 5 === 4), y: y.filter((_, i) => i % 5 < 2 || i % 5 === 4),
             line: { color: colour("faint"), width: 1.5, dash: "dot" } }
         : { x, y, fill: "toself", fillcolor: `${fill}48`, line: { color: `${fill}a0`, width: 1 } };
-      return { type: "scatter", mode: "lines", hoverinfo: "skip", name, ...shape };
+      return { type: "scatter", mode: "lines", hoverinfo: "skip", name, legendrank: 2000, ...shape };
+    }
+
+    // 1, 2 and 5 of each decade, or decades alone; few enough to be read.
+    ticks() {
+      const [low, high] = this.up, decades = high - low;
+      if (!this.isLog || decades < 0.7 || !Number.isFinite(decades)) {
+        return { tickmode: "auto", exponentformat: "e", minexponent: 6 };
+      }
+      const every = Math.ceil(decades / 8), tickvals = [];
+      for (let power = Math.floor(low); power <= high; power++) {
+        if (power % every === 0) tickvals.push(10 ** power);
+        if (decades < 2.2) tickvals.push(2 * 10 ** power, 5 * 10 ** power);
+      }
+      return { tickmode: "array", tickvals, ticktext: tickvals.map(spoken) };
     }
 
     draw() {
       const ink = colour("ink"), grid = colour("line");
+      const font = { color: ink, family: 'system-ui, "DejaVu Sans", sans-serif' };
       const axis = { gridcolor: grid, linecolor: grid, zeroline: false, tickcolor: grid };
       const layout = {
         margin: { l: 60, r: 10, t: 10, b: 45 }, hovermode: "closest", hoverdistance: 40,
         dragmode: "zoom", paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
-        font: { color: ink, family: 'system-ui, "DejaVu Sans", sans-serif', size: 12 },
+        font: { ...font, size: 12 },
         hoverlabel: {
-          align: "left", bgcolor: colour("shade"), bordercolor: colour("faint"), font: { color: ink },
+          align: "left", bgcolor: colour("shade"), bordercolor: colour("faint"), font,
         },
         legend: { orientation: "h", x: 0, y: -0.16, yanchor: "top" },
         xaxis: {
@@ -275,15 +290,15 @@
         yaxis: { range: [0, 1], fixedrange: true, visible: false },
         yaxis2: {
           ...axis, overlaying: "y", side: "left", type: this.isLog ? "log" : "linear",
-          range: this.up, title: { text: "loss", standoff: 4 }, exponentformat: "power",
-          minexponent: 5, dtick: this.isLog && this.up[1] - this.up[0] > 1.5 ? 1 : undefined,
+          range: this.up, title: { text: "loss", standoff: 4 },
+          ...this.ticks(),
         },
         showlegend: true,
       };
       const config = {
         responsive: true, displaylogo: false, doubleClick: false, scrollZoom: false,
         modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d", "resetScale2d"],
-        displayModeBar: false,
+        displayModeBar: false, showTips: false,
       };
       this.button.disabled = !this.zoomed;
       Plotly.react(this.box, this.traces(), layout, config);

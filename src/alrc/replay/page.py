@@ -23,7 +23,7 @@ from alrc.replay.thinning import thinned
 __all__ = ["write_page"]
 
 # Blocks that all curves of a page are thinned to together, and the fewest of one.
-BLOCKS, FEWEST_BLOCKS = 12_000, 1_500
+BLOCKS, FEWEST_BLOCKS = 8_000, 3_000
 # Curves up to this length come with the limits of the other settings too.
 COMPARED_UP_TO = 1_000_000
 
@@ -99,7 +99,6 @@ def _chart(curve: Curve, found: Replay, rows: Integers) -> dict[str, Any]:
     places = along.places
     steps = curve.steps if curve.steps is not None and along.name == "row" else None
     room = 0.01 * (places[-1] - places[0]) or 1.0
-    marks = look.found_places(found, along)
     return {
         "axis": along.name,
         "words": along.words,
@@ -112,14 +111,12 @@ def _chart(curve: Curve, found: Replay, rows: Integers) -> dict[str, Any]:
         "losses": _bytes(found.losses[rows], "<f8"),
         "findings": [
             {
-                "kind": finding.kind,
-                "colour": look.COLOURS[finding.kind],
-                "spans": _bytes([[one.first, one.end] for one in finding.spans], "<i4"),
-                "places": _bytes(places_of, "<f8"),
+                "kind": place.kind,
+                "colour": look.COLOURS[place.kind],
+                "spans": _bytes(place.rows, "<i4"),
+                "places": _bytes(place.ends, "<f8"),
             }
-            for finding, (_, places_of) in zip(
-                (one for one in found.verdict.findings if one.spans), marks, strict=True
-            )
+            for place in look.found_places(found, along)
         ],
     }
 
@@ -131,6 +128,8 @@ def _rules(curve: Curve, found: Replay, rows: Integers, number: int) -> list[dic
     for place, one in enumerate(found.rules[:number]):
         assert one.settings is not None  # those without come last
         bounds, limited = judge.limits(one.settings)[:2] if place else (found.limits, found.limited)
+        # Single precision is enough to look at, but for what was asked for; larger is no limit.
+        kind = "f4" if place else "f8"
         below = bounds.lower[rows]
         shown.append(
             {
@@ -138,12 +137,15 @@ def _rules(curve: Curve, found: Replay, rows: Integers, number: int) -> list[dic
                 "limited": _bytes(limited[rows], "u1"),
                 "num": one.num_limited,
                 "of": one.num_losses,
-                "upper": _bytes(bounds.upper[rows], "<f8"),
-                "lower": _bytes(below, "<f8") if np.isfinite(below).any() else None,
+                "kind": kind,
+                "upper": _bytes(bounds.upper[rows], f"<{kind}"),
+                "lower": _bytes(below, f"<{kind}") if np.isfinite(below).any() else None,
             }
         )
     return shown
 
 
 def _bytes(numbers: ArrayLike, kind: str) -> str:
-    return base64.b64encode(np.asarray(numbers).astype(kind).tobytes()).decode("ascii")
+    with np.errstate(over="ignore"):
+        raw = np.asarray(numbers).astype(kind).tobytes()
+    return base64.b64encode(raw).decode("ascii")

@@ -24,7 +24,7 @@ from alrc.replay.thinning import thinned
 __all__ = ["draw", "figure"]
 
 INK, FAINT = "#1c2024", "#59626c"
-STYLE: dict[str, Any] = {
+STYLE: dict[Any, Any] = {
     **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor"), INK),
     **dict.fromkeys(("xtick.color", "ytick.color"), INK),
     "axes.spines.right": False,
@@ -100,7 +100,7 @@ def _panel(axes: Axes, curve: Curve, found: Replay) -> None:
                 np.where(np.isfinite(bound) & ((bound > 0) | (not log)), bound, np.nan),
                 color=INK,
                 linewidth=1.1,
-                zorder=3,
+                zorder=4,
                 **style,  # type: ignore[arg-type]
             )
     at = found.limited[rows] & np.isfinite(shown)
@@ -113,7 +113,7 @@ def _panel(axes: Axes, curve: Curve, found: Replay) -> None:
         markersize=4.5 if at.sum() < 200 else 2.5,
         markeredgewidth=1.1 if at.sum() < 200 else 0.6,
         label=f"limited: {found.outcome.num_limited:,} of {found.outcome.num_losses:,}",
-        zorder=4,
+        zorder=3,
     )
     _without_place(axes, x, ~np.isfinite(losses), TOP, "v", f"{_nonfinite(found)}")
     if log:
@@ -152,11 +152,11 @@ def _without_place(axes: Axes, x: Any, there: Any, height: float, marker: str, l
 
 def _findings(axes: Axes, found: Replay, along: look.Axis) -> None:
     """Shades what was found from the bottom to the top, and at least a pixel wide."""
-    for place, (kind, ends) in enumerate(look.found_places(found, along)):
+    for place, (kind, _, ends) in enumerate(look.found_places(found, along)):
         colour, across = look.COLOURS[kind], axes.get_xaxis_transform()
         boxes = [[(a, 0), (a, 1), (b, 1), (b, 0)] for a, b in ends]
-        is_line = kind == "restart"
-        if is_line:
+        lines: LineCollection | PolyCollection
+        if kind == "restart":
             lines = LineCollection(
                 [[(a, 0), (a, 1)] for a, _ in ends], colors=FAINT, linestyles="dotted"
             )
