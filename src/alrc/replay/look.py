@@ -105,6 +105,6 @@ def found_places(found: Replay, along: Axis) -> list[Place]:
     for kind, pairs in spans.items():
         rows = np.array(sorted(pairs), dtype=np.int64)
         firsts, lasts = rows[:, 0], rows[:, 1] - 1
-        ends = [along.places[firsts] - before[firsts], along.places[lasts] + after[lasts]]
-        shown.append(Place(kind, rows, np.stack(ends, axis=1)))
+        edges = [along.places[firsts] - before[firsts], along.places[lasts] + after[lasts]]
+        shown.append(Place(kind, rows, np.stack(edges, axis=1)))
     return shown

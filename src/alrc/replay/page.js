@@ -289,7 +289,7 @@
         },
         yaxis: { range: [0, 1], fixedrange: true, visible: false },
         yaxis2: {
-          ...axis, overlaying: "y", side: "left", type: this.isLog ? "log" : "linear",
+          ...axis, overlaying: "y", side: "left", automargin: true, type: this.isLog ? "log" : "linear",
           range: this.up, title: { text: "loss", standoff: 4 },
           ...this.ticks(),
         },

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from alrc.files import written_whole
 from alrc.replay import look
@@ -87,6 +87,7 @@ def _panel(axes: Axes, curve: Curve, found: Replay) -> None:
     rows = thinned(found, BLOCKS)
     x, losses = along.places[rows], found.losses[rows]
     upper, lower = found.limits.upper[rows], found.limits.lower[rows]
+    axes.set_autoscale_on(False)  # the largest numbers overflow in its margins
     if log:
         axes.set_yscale("log")
     _findings(axes, found, along)
@@ -164,15 +165,17 @@ def _findings(axes: Axes, found: Replay, along: look.Axis) -> None:
             lines = PolyCollection(boxes, facecolor=colour, edgecolor=colour, alpha=0.28)
         lines.set(transform=across, linewidth=1.0, zorder=1, label=_named(kind, ends))
         axes.add_collection(lines, autolim=False)
+        first, last = along.places[0], along.places[-1]
+        right = ends[0, 0] > first + 0.8 * (last - first)  # where there is no room for words
         axes.annotate(
             kind,
             (ends[0, 0], 1.0),
             xycoords=across,
-            xytext=(3, -16 - 12 * place),
+            xytext=(-3 if right else 3, -16 - 12 * place),
             textcoords="offset points",
             fontsize=9,
             color=INK,
-            horizontalalignment="left",
+            horizontalalignment="right" if right else "left",
             annotation_clip=False,
             zorder=6,
             bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 1},
@@ -191,10 +194,10 @@ def _dress(axes: Axes, curve: Curve, found: Replay, along: look.Axis, log: bool)
     room = 0.01 * (last - first) or 1.0
     axes.set_xlim(first - room, last + room)
     if log:
-        decades = math.log10(high) - math.log10(low)
-        subs = (1, 2, 5) if decades < 2 else (1,)
-        axes.yaxis.set_major_locator(LogLocator(subs=subs, numticks=8))
-        axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.yaxis.set_major_locator(FixedLocator(_decades(low, high)))
+        axes.yaxis.set_minor_locator(NullLocator())
+    else:
+        axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.15g}"))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:,.6g}"))
@@ -228,6 +231,20 @@ def _dress(axes: Axes, curve: Curve, found: Replay, along: look.Axis, log: bool)
         fontweight="bold",
         annotation_clip=False,
     )
+
+
+def _decades(low: float, high: float) -> list[float]:
+    """1, 2 and 5 of each decade, or decades alone; few enough to be read, up to any number."""
+    first, last = math.floor(math.log10(low)), math.floor(math.log10(high))
+    digits = (1, 2, 5) if last - first < 3 else (1,)
+    every = -(-(last - first) // 8) or 1
+    ticks = [
+        float(f"{digit}e{power}")
+        for power in range(first, last + 1)
+        for digit in digits
+        if power % every == 0
+    ]
+    return [tick for tick in ticks if low <= tick <= high]
 
 
 def _short(words: str, length: int) -> str:

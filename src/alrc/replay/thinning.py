@@ -17,10 +17,10 @@ def thinned(found: Replay, blocks: int) -> Integers:
     """Rows to draw, in order: all of a short curve, and of each block of a longer one its extremes.
 
     These are the smallest and the largest loss, the largest of those that are limited from above
-    and the smallest of those that are from below, and the smallest and the largest limit. Of rows whose loss is not finite, the first and the last are
-    kept wherever some follow one another; of more such places than blocks, the first and the last
-    row of each block. What was found is kept from its first row to its last, and the rows near
-    the beginnings of the first 64 places.
+    and the smallest of those that are from below, and the smallest and the largest limit. Of rows
+    whose loss is not finite, the first and the last are kept wherever some follow one another; of
+    more such places than blocks, the first and the last row of each block. Of what was
+    found, the first and the last row, and all near the beginnings of the first 64 places.
 
     Args:
         found: What is drawn.
@@ -38,7 +38,7 @@ def thinned(found: Replay, blocks: int) -> Integers:
     for values, mask in ((losses, finite), (upper, np.isfinite(upper))):
         kept += [_largest(values, mask, width, sign) for sign in (1, -1)]
     kept.append(_largest(losses, from_above, width, 1))
-    if np.isfinite(lower[-1]):
+    if np.isfinite(lower).any():
         kept += [_largest(lower, np.isfinite(lower), width, sign) for sign in (1, -1)]
         kept.append(_largest(losses, found.limited & ~from_above, width, -1))
     spans = [span for finding in found.verdict.findings for span in finding.spans]
