@@ -83,6 +83,27 @@ def test_no_row_without_a_number_is_lost(found, blocks):
         )
 
 
+def test_of_very_many_rows_without_a_number_each_block_keeps_the_first_and_the_last():
+    losses = np.tile([1.0, math.nan, 2.0, math.inf, 3.0], 20)
+    found = SimpleNamespace(
+        losses=losses,
+        limits=(np.full(100, -math.inf), np.full(100, math.inf)),
+        limited=np.zeros(100, dtype=bool),
+        verdict=SimpleNamespace(findings=[]),
+    )
+    rows = thinned(found, 4).tolist()
+    assert [row for row in rows if not math.isfinite(losses[row])] == [
+        1,
+        23,
+        26,
+        48,
+        51,
+        73,
+        76,
+        98,
+    ]
+
+
 @given(curves(), st.integers(3, 12))
 def test_what_was_found_is_kept_from_its_first_to_its_last_row(found, blocks):
     rows = set(thinned(found, blocks).tolist())
