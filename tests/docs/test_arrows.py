@@ -26,7 +26,7 @@ ARROWS = {
     "alrc.opaque": {"alrc.rule"},
     **dict.fromkeys(FRONT_ENDS, CORE),
     "alrc.integrations": FRONT_ENDS | CORE,
-    "alrc.replay": {"alrc.rule", "alrc.settings"},
+    "alrc.replay": {"alrc.rule", "alrc.settings"},  # its command is one of alrc.lab.cli's
     "alrc.cli": {"alrc.lab.cli"},
     # cli -> report, exec -> engine -> api <- tasks, arms: what trains knows no task and no arm.
     "alrc.lab": set(),
@@ -38,7 +38,7 @@ ARROWS = {
     "alrc.lab.exec": {"alrc.lab.api", "alrc.lab.engine"},
     "alrc.lab.report": {"alrc", "alrc.lab.api", "alrc.lab.engine"},
     "alrc.lab.cli": {
-        "alrc",
+        *("alrc", "alrc.replay"),
         *(f"alrc.lab.{room}" for room in ("api", "data", "engine", "exec", "report")),
     },
     "alrc.lab.templates": {"alrc.lab.api", "alrc.lab.engine"},
@@ -48,7 +48,7 @@ OUTSIDE = {
     **{room: set() for room in ("alrc", *CORE)},
     "alrc.opaque": {"torch"},
     "alrc.torch": {"torch"},
-    "alrc.replay": {"numpy"},
+    "alrc.replay": {"numpy", "matplotlib", "plotly", "rich", "typer"},
     "alrc.jax": {"jax", "numpy", "optax"},
     "alrc.keras": {"keras", "numpy", "tensorflow", "jax", "torch"},
 }

@@ -229,7 +229,10 @@ def _follow(
 
     for log in logs:
         if Path(log).is_dir():
-            _complain(f"--follow must be of files, because a folder does not grow; got {log}.")
+            _complain(
+                f"--follow must be of files, because a folder does not grow; got {log}. "
+                "Name the file in it that does."
+            )
             raise typer.Exit(2)
     followed = [Piped(column) if log == STANDARD_INPUT else Growing(log, column) for log in logs]
     if as_json or not sys.stdout.isatty():
