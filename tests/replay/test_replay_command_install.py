@@ -26,10 +26,11 @@ def names(extra: str) -> set[str]:
     return {re.match(r"[\w.-]+", package)[0].replace("-", "_") for package in EXTRAS[extra]}
 
 
-# Modules of the lab and of the front ends that the extra does not bring.
+# Modules of the lab and of the front ends that the extra does not bring; rich and typer bring the
+# others.
 ABSENT = {
-    *(names("lab") - {"alrc"}),
-    *("markdown_it", "skimage", "sklearn", "torch", "jax", "optax", "keras", "tensorflow"),
+    *(names("lab") - {"alrc", "annotated_types", "pydantic"}),
+    *("skimage", "sklearn", "torch", "jax", "optax", "keras", "tensorflow"),
     *("lightning", "transformers", "accelerate", "tensorboard", "mlflow", "wandb", "pandas"),
 }
 
