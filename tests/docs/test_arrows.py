@@ -48,7 +48,7 @@ OUTSIDE = {
     **{room: set() for room in ("alrc", *CORE)},
     "alrc.opaque": {"torch"},
     "alrc.torch": {"torch"},
-    "alrc.replay": {"numpy", "matplotlib", "plotly", "rich", "typer"},
+    "alrc.replay": {"numpy", "matplotlib", "plotly", "rich"},
     "alrc.jax": {"jax", "numpy", "optax"},
     "alrc.keras": {"keras", "numpy", "tensorflow", "jax", "torch"},
 }

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from alrc.lab.cli.options import fail
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -117,8 +119,7 @@ def replay(
         for file, ending, option in ((png, ".png", "--png"), (page, ".html", "--page")):
             _check(file, ending, option)
     except ValueError as refusal:
-        _complain(str(refusal).removeprefix("ALRC: "))
-        raise typer.Exit(2) from None
+        fail(str(refusal).removeprefix("ALRC: "), 2)
     if follow:
         found, refused = _follow(logs, column, settings, as_json)
     else:
@@ -229,11 +230,11 @@ def _follow(
 
     for log in logs:
         if Path(log).is_dir():
-            _complain(
-                f"--follow must be of files, because a folder does not grow; got {log}. "
-                "Name the file in it that does."
+            fail(
+                f"--follow must be of files, because a folder does not grow; got {log}. Name the "
+                "file in it that does.",
+                2,
             )
-            raise typer.Exit(2)
     followed = [Piped(column) if log == STANDARD_INPUT else Growing(log, column) for log in logs]
     if as_json or not sys.stdout.isatty():
         follow(followed, settings, lines(as_json, named=len(logs) > 1))
