@@ -95,7 +95,9 @@ def mattered(
             "came before it does not stand out.",
         )
     elif kind in ("divergence", "level shift", "excursions"):
-        begun = sum(limited[span.first : min(span.first + ONSET, span.end)].any() for span in spans)
+        begun = sum(
+            bool(limited[span.first : min(span.first + ONSET, span.end)].any()) for span in spans
+        )
         if begun and not (norms and norms.num_after):
             answer = (
                 "Perhaps: if a few losses started it, rather than the learning rate, their "

@@ -1,4 +1,7 @@
-"""``alrc replay``: what a log's loss curve shows, and what limits would have done to it."""
+"""``alrc replay``: a log's loss curve, and what limits would have done to it.
+
+It needs no more than the extra ``replay`` brings, while most commands here need ``lab``.
+"""
 
 import os
 import sys
@@ -14,9 +17,9 @@ from alrc.lab.cli.options import fail
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from alrc import Settings
     from alrc.replay.curve import Curve
     from alrc.replay.replay import Replay
-    from alrc.settings import Settings
 
     Found = tuple[Curve, Replay]
 
@@ -133,7 +136,7 @@ def replay(
 
 def _settings(given: dict[str, Any]) -> "Settings | None":
     """None where nothing is asked for: losses of either sign then get settings of their own."""
-    from alrc.settings import Settings
+    from alrc import Settings
 
     asked = {name: value for name, value in given.items() if value is not None}
     return Settings(**asked) if asked else None
