@@ -89,8 +89,8 @@ def test_spikes_that_are_over_at_once_hardly_matter():
     losses = flat()
     losses[[200, 431]] = 9.0, 11.0
     assert replay(losses).mattered[0] == (
-        "Would it have mattered? Hardly: after each the losses were back at once, so the weights "
-        "took no harm that lasts."
+        "Would it have mattered? Hardly: after each the losses were back at once, so that no harm "
+        "to the weights is to be seen."
     )
 
 

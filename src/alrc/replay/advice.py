@@ -113,8 +113,8 @@ def mattered(
     else:
         sentences.insert(
             0,
-            "Would it have mattered? Hardly: after each the losses were back at once, so the "
-            "weights took no harm that lasts."
+            "Would it have mattered? Hardly: after each the losses were back at once, so that "
+            "no harm to the weights is to be seen."
             if kind == "isolated spikes"
             else "Would it have mattered? Hardly: what comes in each period is a matter of "
             "batches; make them of one size, or drop the last (drop_last=True).",

@@ -221,7 +221,8 @@ class _Run:
             off *= off
             wrong = off > ROUNDING**2 * variance[done:-1]
             # The first limits are those before the block; one whose losses are right is right.
-            right = max(int(wrong.argmax()), 1) if wrong.any() else length - done
+            first = int(wrong.argmax())
+            right = max(first, 1) if wrong[first] else length - done
             guess[rest] = better
             self._write(done, *(bound[:right] for bound in bounds))
             done += right
