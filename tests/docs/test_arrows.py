@@ -27,7 +27,7 @@ ARROWS = {
     "alrc.files": set(),
     **dict.fromkeys(FRONT_ENDS, CORE),
     "alrc.integrations": FRONT_ENDS | CORE,
-    "alrc.replay": {"alrc.files", "alrc.rule", "alrc.settings"},
+    "alrc.replay": {"alrc.files", "alrc.rule", "alrc.settings"},  # its command is in alrc.lab.cli
     "alrc.cli": {"alrc.lab.cli"},
     # cli -> report, exec -> engine -> api <- tasks, arms: what trains knows no task and no arm.
     "alrc.lab": set(),
@@ -39,7 +39,7 @@ ARROWS = {
     "alrc.lab.exec": {"alrc.lab.api", "alrc.lab.engine"},
     "alrc.lab.report": {"alrc", "alrc.lab.api", "alrc.lab.engine"},
     "alrc.lab.cli": {
-        "alrc",
+        *("alrc", "alrc.replay"),
         *(f"alrc.lab.{room}" for room in ("api", "data", "engine", "exec", "report")),
     },
     "alrc.lab.templates": {"alrc.lab.api", "alrc.lab.engine"},
@@ -49,7 +49,7 @@ OUTSIDE = {
     **{room: set() for room in ("alrc", *CORE)},
     "alrc.opaque": {"torch"},
     "alrc.torch": {"torch"},
-    "alrc.replay": {"numpy", "matplotlib", "plotly", "jinja2", "rich", "typer"},
+    "alrc.replay": {"numpy", "matplotlib", "plotly", "jinja2", "rich"},
     "alrc.jax": {"jax", "numpy", "optax"},
     "alrc.keras": {"keras", "numpy", "tensorflow", "jax", "torch"},
 }

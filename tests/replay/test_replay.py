@@ -65,15 +65,14 @@ def test_rows_of_several_steps_remember_as_many_steps():
     by_row = for_rows(Settings(), 10)
     assert np.array_equal(found.limits.upper, limits(losses, by_row).upper)
     assert found.notes[0] == (
-        "There is one row for 10 steps: most steps are not seen, and the rule is taken to remember "
-        "decay**10 a row."
+        "From row to row are 10 steps, so that the rule is taken to remember decay**10 a row."
     )
 
 
 def test_means_of_several_steps_cannot_answer_and_say_so():
-    assert replay(flat(), steps_per_row=10, averaged=True).notes[:2] == (
-        "Each row is the mean of 10 steps: a spike of one step is that much smaller here, or not "
-        "to be seen, and what limits each step would have met cannot be told.",
+    assert replay(flat(), steps_per_row=10, averaged=True).notes == (
+        "From means it cannot be told what limits single steps would have met.",
+        "From row to row are 10 steps, so that the rule is taken to remember decay**10 a row.",
         "If a row is the mean over a batch, this cannot say what a limit for each example would "
         "have done: one bad example hardly raises the mean, and is limited only with one loss per "
         "example.",
@@ -90,8 +89,8 @@ def test_spikes_that_are_over_at_once_hardly_matter():
     losses = flat()
     losses[[200, 431]] = 9.0, 11.0
     assert replay(losses).mattered[0] == (
-        "Would it have mattered? Hardly: after each the losses were back at once, so the weights "
-        "took no harm that lasts."
+        "Would it have mattered? Hardly: after each the losses were back at once, so that no harm "
+        "to the weights is to be seen."
     )
 
 
@@ -153,7 +152,7 @@ def test_the_text_says_all_of_it_with_the_verdict_first():
     found = replay(losses, gradient_norm=norms, steps=np.arange(600) * 10)
     lines = str(found).splitlines()
     assert lines[0] == found.verdict.sentence
-    assert lines[0].startswith("isolated spikes: 3, at step 1500, step 3100, step 4770;")
+    assert lines[0].startswith("isolated spikes: 3, at steps 1500, 3100 and 4770;")
     assert lines[-1] == f"To paste: {found.suggestion}"
     assert sum(line.startswith(("ALRC(", "ZClip", "skip-step")) for line in lines) == 11
 

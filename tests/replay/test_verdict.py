@@ -103,7 +103,7 @@ def test_a_nan_on_the_way_is_never_calm():
     found = replay(losses).verdict
     assert found.kind == "isolated spikes"
     assert found.sentence == (
-        "isolated spikes: 1, at row 300; 1 of them is not finite. The losses are back within 1 row."
+        "isolated spikes: 1, at row 300; it is not finite. The losses are back within 1 row."
     )
     assert found.num_nonfinite == 1
 
@@ -146,7 +146,7 @@ def test_starts_that_are_given_are_restarts_and_never_spikes():
     first = 2 + 3 * np.exp(-np.arange(300) / 40)
     losses = np.concatenate([first, first]) * flat() / 2
     found = replay(losses, starts=(0, 300)).verdict
-    assert found.sentence == "restart: 1 time the run begins again, at row 300, which is no spike."
+    assert found.sentence == "restart: the run begins again once, at row 300, which is no spike."
 
 
 def test_the_synthetic_curves_are_what_they_say():

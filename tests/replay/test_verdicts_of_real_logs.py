@@ -33,7 +33,7 @@ def test_the_pinn_has_a_spike_of_a_factor_of_thousands_and_smaller_ones():
         steps_per_row=50,
     )
     assert found.verdict.kind == "isolated spikes"
-    assert "step 16149" in found.verdict.sentence
+    assert ", 16149 and" in found.verdict.sentence
     assert found.verdict.sentence.endswith("back within 1 row.")
     assert found.outcome.excess_cut > 0.99
 

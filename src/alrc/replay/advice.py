@@ -22,18 +22,17 @@ ONSET = 20
 # A rule that cuts this share of what rose is good enough.
 ENOUGH = 0.5
 EXAMPLES = (
-    "Pass the limit one loss per example, and it turns down those that stand out and no others; "
-    "for regression ALRC(num_stddev=1.5) did better in the benchmark."
+    " Pass the limit one loss per example, and it turns down those that stand out and no others"
 )
+REGRESSION = "; for regression ALRC(num_stddev=1.5) did better in the benchmark"
+NONFINITE = " Skip steps whose loss is not finite: no limit can scale them."
 REMEDIES = {
     "calm": "nothing.",
     "restart": "nothing, if you started it there. Losses that are higher after it than before "
     "tell of a state that was not restored: the optimiser's, or the order of the data.",
     "periodic": "look at the batches there, not at the optimiser. A limit is no cure for that.",
-    "isolated spikes": "nothing has to be done; to find the cause, look at the batches there. "
-    f"{EXAMPLES}",
-    "excursions": "look at the batches where they begin, and keep checkpoints to go back to. "
-    f"{EXAMPLES}",
+    "isolated spikes": "nothing has to be done; to find the cause, look at the batches there.",
+    "excursions": "look at the batches where they begin, and keep checkpoints to go back to.",
     "level shift": "look for what changed there: data, learning rate, code. If nothing did, go "
     "back to a checkpoint before it and leave out the batches that began it, or lower the "
     "learning rate.",
@@ -96,24 +95,26 @@ def mattered(
             "came before it does not stand out.",
         )
     elif kind in ("divergence", "level shift", "excursions"):
-        begun = sum(limited[span.first : min(span.first + ONSET, span.end)].any() for span in spans)
+        begun = sum(
+            bool(limited[span.first : min(span.first + ONSET, span.end)].any()) for span in spans
+        )
         if begun and not (norms and norms.num_after):
             answer = (
                 "Perhaps: if a few losses started it, rather than the learning rate, their "
-                f"gradients would have been scaled down ({begun:,} of {len(spans):,} would have "
-                f"met the limit within {ONSET} rows)."
+                f"gradients would have been scaled down ({_of(begun, len(spans))} have met the "
+                f"limit within {ONSET} rows)."
             )
         elif begun:
-            answer = f"Hardly, though {begun:,} of {len(spans):,} would have met the limit."
+            answer = f"Hardly, though {_of(begun, len(spans))} have met the limit."
         else:
-            answer = f"No: none of {len(spans):,} would have met the limit within {ONSET} rows."
+            answer = f"No: {_of(0, len(spans))} have met the limit within {ONSET} rows."
         sentences.insert(0, f"Would it have mattered? {answer}")
         sentences.append(f"It would have cut {cut}.") if cut else None
     else:
         sentences.insert(
             0,
-            "Would it have mattered? Hardly: after each the losses were back at once, so the "
-            "weights took no harm that lasts."
+            "Would it have mattered? Hardly: after each the losses were back at once, so that "
+            "no harm to the weights is to be seen."
             if kind == "isolated spikes"
             else "Would it have mattered? Hardly: what comes in each period is a matter of "
             "batches; make them of one size, or drop the last (drop_last=True).",
@@ -122,6 +123,12 @@ def mattered(
     if norms is not None and norms.num_events:
         sentences.append(_of_norms(norms))
     return tuple(sentences)
+
+
+def _of(number: int, events: int) -> str:
+    if events == 1:
+        return "it would" if number else "it would not"
+    return f"{f'{number:,}' if number else 'none'} of {events:,} would"
 
 
 def _of_norms(norms: Follows) -> str:
@@ -163,8 +170,8 @@ def notes(
     )
     if verdict.num_nonfinite:
         found.append(
-            f"{count(verdict.num_nonfinite, 'row is', 'rows are')} not finite; the rule leaves "
-            "them as they are and learns nothing from them."
+            f"{count(verdict.num_nonfinite, 'row is', 'rows are')} not finite: the rule leaves "
+            "such losses as they are and learns nothing from them."
         )
     num_dead = int((losses <= 0).sum())
     if chosen.scale == "log" and num_dead:
@@ -183,11 +190,14 @@ def notes(
     return tuple(found)
 
 
-def remedy(verdict: Verdict, norms: Follows | None) -> str:
+def remedy(verdict: Verdict, norms: Follows | None, chosen: Settings) -> str:
     """What to do now, whether with a limit or without."""
     if norms is not None and norms.num_after and verdict.kind not in ("divergence", "calm"):
         return "What to do: calm the optimiser first, as said above; a limit comes second."
-    return f"What to do: {REMEDIES[verdict.kind]}"
+    words = f"What to do: {REMEDIES[verdict.kind]}"
+    if verdict.kind in ("isolated spikes", "excursions"):
+        words += EXAMPLES + (REGRESSION if chosen == Settings() else "") + "."
+    return words + (NONFINITE if verdict.num_nonfinite else "")
 
 
 def suggestion(verdict: Verdict, outcome: Outcome, outcomes: Sequence[Outcome]) -> str:
@@ -214,6 +224,6 @@ def suggestion(verdict: Verdict, outcome: Outcome, outcomes: Sequence[Outcome]) 
 
 def to_paste(verdict: Verdict, suggestion: str) -> str:
     """The suggestion as the last line says it."""
-    if verdict.kind in ("calm", "restart", "periodic"):
-        return f"No limit is needed; to have one all the same, paste: {suggestion}"
+    if verdict.kind in ("calm", "restart", "periodic", "divergence"):
+        return f"To have a limit all the same, paste: {suggestion}"
     return f"To paste: {suggestion}"

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
-from markupsafe import Markup
 from numpy.typing import ArrayLike
 from plotly.offline import get_plotlyjs
 
@@ -51,8 +50,9 @@ def write_page(found: Sequence[tuple[Curve, Replay]], path: Path) -> None:
     blocks = max(BLOCKS // len(found), FEWEST_BLOCKS)
     page = _template().render(
         logs=[_log(curve, one, blocks) for curve, one in found],
-        plotly=Markup(get_plotlyjs()),
-        **{kind: Markup(_beside(f"page.{kind}")) for kind in ("css", "js")},
+        plotly=get_plotlyjs(),
+        css=_beside("page.css"),
+        js=_beside("page.js"),
     )
     with written_whole(path) as part:
         # Names of files may be no text.

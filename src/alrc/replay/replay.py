@@ -178,7 +178,7 @@ back within 1 row.
     return Replay(
         verdict=found,
         mattered=advice.mattered(found, outcome, limited, follows),
-        remedy=advice.remedy(found, follows),
+        remedy=advice.remedy(found, follows, chosen),
         notes=advice.notes(losses, steps_per_row, averaged, found, chosen, settings),
         suggestion=advice.suggestion(found, outcome, outcomes),
         outcome=outcome,

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alrc import rule
-from alrc.settings import Settings
+from alrc.settings import SMALLEST_MEAN, Settings
 
 Numbers = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -26,7 +26,7 @@ LEAST_WEIGHT = 1e-3
 OPENING, LARGEST_BLOCK, PASSES = 16, 4096, 24
 # Guesses this close to what comes out are right, in standard deviations.
 ROUNDING = 1e-8
-REACH = math.log(rule.SMALLEST_MEAN), math.log(rule.LARGEST_RATIO)
+REACH = math.log(SMALLEST_MEAN), math.log(rule.LARGEST_RATIO)
 
 
 class Limits(NamedTuple):
@@ -221,7 +221,8 @@ class _Run:
             off *= off
             wrong = off > ROUNDING**2 * variance[done:-1]
             # The first limits are those before the block; one whose losses are right is right.
-            right = max(int(wrong.argmax()), 1) if wrong.any() else length - done
+            first = int(wrong.argmax())
+            right = max(first, 1) if wrong[first] else length - done
             guess[rest] = better
             self._write(done, *(bound[:right] for bound in bounds))
             done += right

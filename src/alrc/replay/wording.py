@@ -136,7 +136,8 @@ class Words:
         if gain > -math.inf:
             text += f"; the largest reached {top:.4g} where {usual:.4g} is usual"
         if bad:
-            text += f"; {count(bad, 'of them is', 'of them are')} not finite"
+            which = "it is" if len(single) == 1 else count(bad, "of them is", "of them are")
+            text += f"; {which} not finite"
         longest = max(span.length for span in single)
         return self._found(
             "isolated spikes",
@@ -148,11 +149,12 @@ class Words:
         places = [Span(row, row + 1) for row in starts[1:]]
         found = []
         if places:
+            again = "once" if len(places) == 1 else f"{len(places):,} times"
             found.append(
                 self._found(
                     "restart",
                     places,
-                    f"restart: the run begins again {count(len(places), 'time')}, "
+                    f"restart: the run begins again {again}, "
                     f"{self._places(places)}, which is no spike.",
                 )
             )

@@ -9,9 +9,9 @@ from alrc.lab.cli import data, demo, run
 from alrc.lab.cli.listing import show_list
 from alrc.lab.cli.new_task import new_task
 from alrc.lab.cli.options import make_app
+from alrc.lab.cli.replay import replay
 from alrc.lab.cli.report import report
 from alrc.lab.cli.study import study
-from alrc.replay.command import replay
 
 app = make_app(no_args_is_help=True)
 lab = make_app(no_args_is_help=True, help="Experiments: tasks, arms, studies, reports.")

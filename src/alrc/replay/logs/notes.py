@@ -103,9 +103,9 @@ def of_starts(steps: Integers | None, starts: tuple[int, ...], said_by_log: int)
         again = 0
         if steps is not None:
             again = sum(int(steps[start] <= steps[start - 1]) for start in later)
-        where = ", ".join(f"{start:,}" for start in later[:8]) + (" ..." if len(later) > 8 else "")
+        where = ", ".join(map(str, later[:8])) + (" ..." if len(later) > 8 else "")
         said.append(
-            f"{count(len(later), 'restart')}, at row {where}"
+            f"{count(len(later), 'restart')}, at row{'s' if len(later) > 1 else ''} {where}"
             + (f"; steps fall back at {again:,} of {len(later):,}." if again else ".")
         )
     if said_by_log > 1:

@@ -1,4 +1,7 @@
-"""``alrc replay``: what a log's loss curve shows, and what limits would have done to it."""
+"""``alrc replay``: a log's loss curve, and what limits would have done to it.
+
+It needs no more than the extra ``replay`` brings, while most commands here need ``lab``.
+"""
 
 import os
 import sys
@@ -9,12 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from alrc.lab.cli.options import fail
+
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from alrc import Settings
     from alrc.replay.curve import Curve
     from alrc.replay.replay import Replay
-    from alrc.settings import Settings
 
     Found = tuple[Curve, Replay]
 
@@ -117,8 +122,7 @@ def replay(
         for file, ending, option in ((png, ".png", "--png"), (page, ".html", "--page")):
             _check(file, ending, option)
     except ValueError as refusal:
-        _complain(str(refusal).removeprefix("ALRC: "))
-        raise typer.Exit(2) from None
+        fail(str(refusal).removeprefix("ALRC: "), 2)
     if follow:
         found, refused = _follow(logs, column, settings, as_json)
     else:
@@ -132,7 +136,7 @@ def replay(
 
 def _settings(given: dict[str, Any]) -> "Settings | None":
     """None where nothing is asked for: losses of either sign then get settings of their own."""
-    from alrc.settings import Settings
+    from alrc import Settings
 
     asked = {name: value for name, value in given.items() if value is not None}
     return Settings(**asked) if asked else None
@@ -229,8 +233,11 @@ def _follow(
 
     for log in logs:
         if Path(log).is_dir():
-            _complain(f"--follow must be of files, because a folder does not grow; got {log}.")
-            raise typer.Exit(2)
+            fail(
+                f"--follow must be of files, because a folder does not grow; got {log}. Name the "
+                "file in it that does.",
+                2,
+            )
     followed = [Piped(column) if log == STANDARD_INPUT else Growing(log, column) for log in logs]
     if as_json or not sys.stdout.isatty():
         follow(followed, settings, lines(as_json, named=len(logs) > 1))
