@@ -195,7 +195,7 @@
         ...shaded,
         {
           ...line, ...hover, name: "loss", y: heights(losses),
-          line: { color: colour("loss"), width: 1 },
+          line: { color: colour("loss"), width: 1, simplify: false },
         },
       ];
       const limited = rows.filter((i) => rule.limited[i] && seen(losses[i]));
@@ -210,7 +210,7 @@
       });
       traces.push({
         ...line, name: "limit", y: heights(rule.upper), hoverinfo: "skip",
-        line: { color: colour("ink"), width: 1.3 },
+        line: { color: colour("ink"), width: 1.3, simplify: false },
       });
       if (rule.lower) {
         traces.push({
@@ -289,7 +289,8 @@
         },
         yaxis: { range: [0, 1], fixedrange: true, visible: false },
         yaxis2: {
-          ...axis, overlaying: "y", side: "left", automargin: true, type: this.isLog ? "log" : "linear",
+          ...axis, overlaying: "y", side: "left", automargin: true,
+          separatethousands: true, type: this.isLog ? "log" : "linear",
           range: this.up, title: { text: "loss", standoff: 4 },
           ...this.ticks(),
         },
