@@ -11,6 +11,8 @@ PACKAGES = {
     "skimage": "scikit-image",
     "sklearn": "scikit-learn",
 }
+# Commands that need less than the lab: the extra that is enough for each.
+EXTRAS = {"replay": "replay"}
 
 
 def main() -> None:
@@ -22,7 +24,9 @@ def main() -> None:
     except ModuleNotFoundError as error:
         module = (error.name or str(error)).partition(".")[0]
         package = PACKAGES.get(module, module)
+        command = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
+        who = f"alrc {command}" if command in EXTRAS else "the command line"
         sys.exit(
-            f"alrc: {package} is not installed here. Install what the command line needs with: "
-            'pip install "alrc[lab]"'
+            f"alrc: {package} is not installed here. Install what {who} needs with: "
+            f'pip install "alrc[{EXTRAS.get(command, "lab")}]"'
         )

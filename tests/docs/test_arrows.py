@@ -24,8 +24,10 @@ ARROWS = {
     "alrc.state": {"alrc.rule", "alrc.settings"},
     "alrc.refusals": {"alrc.rule", "alrc.settings"},
     "alrc.opaque": {"alrc.rule"},
+    "alrc.files": set(),
     **dict.fromkeys(FRONT_ENDS, CORE),
     "alrc.integrations": FRONT_ENDS | CORE,
+    "alrc.replay": {"alrc.files", "alrc.rule", "alrc.settings"},  # its command is in alrc.lab.cli
     "alrc.cli": {"alrc.lab.cli"},
     # cli -> report, exec -> engine -> api <- tasks, arms: what trains knows no task and no arm.
     "alrc.lab": set(),
@@ -33,11 +35,11 @@ ARROWS = {
     "alrc.lab.data": set(),
     "alrc.lab.tasks": {"alrc.lab.api", "alrc.lab.data"},
     "alrc.lab.arms": {"alrc.lab.api", "alrc.torch", "alrc.rule", "alrc.settings"},
-    "alrc.lab.engine": {"alrc.lab.api"},
+    "alrc.lab.engine": {"alrc.files", "alrc.lab.api"},
     "alrc.lab.exec": {"alrc.lab.api", "alrc.lab.engine"},
     "alrc.lab.report": {"alrc", "alrc.lab.api", "alrc.lab.engine"},
     "alrc.lab.cli": {
-        "alrc",
+        *("alrc", "alrc.replay"),
         *(f"alrc.lab.{room}" for room in ("api", "data", "engine", "exec", "report")),
     },
     "alrc.lab.templates": {"alrc.lab.api", "alrc.lab.engine"},
@@ -47,6 +49,7 @@ OUTSIDE = {
     **{room: set() for room in ("alrc", *CORE)},
     "alrc.opaque": {"torch"},
     "alrc.torch": {"torch"},
+    "alrc.replay": {"numpy", "matplotlib", "plotly", "jinja2", "rich"},
     "alrc.jax": {"jax", "numpy", "optax"},
     "alrc.keras": {"keras", "numpy", "tensorflow", "jax", "torch"},
 }

@@ -38,7 +38,20 @@ def plain(package: str) -> str:
     return re.sub(r"[-_.]+", "-", package).lower()
 
 
-@pytest.mark.parametrize("extra", ["lab", "ray", "torch"])
+def test_a_command_that_needs_less_names_its_own_extra(monkeypatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["alrc", "replay", "run.log"])
+    monkeypatch.setitem(sys.modules, "rich", None)
+    monkeypatch.setitem(sys.modules, "typer", None)
+    monkeypatch.delitem(sys.modules, "alrc.lab.cli.commands", raising=False)
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == (
+        "alrc: typer is not installed here. Install what alrc replay needs with: "
+        'pip install "alrc[replay]"'
+    )
+
+
+@pytest.mark.parametrize("extra", ["lab", "ray", "replay", "torch"])
 def test_what_is_missing_is_named_as_it_is_installed(extra: str) -> None:
     """Packages whose modules have other names are in the table, the lab's to come too."""
     wanted = PYPROJECT["project"]["optional-dependencies"][extra]

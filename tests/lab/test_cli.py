@@ -21,6 +21,7 @@ COMMANDS = (
     "",
     "demo",
     "demo paper",
+    "replay",
     "lab",
     "lab list",
     "lab run",
@@ -95,6 +96,7 @@ def test_help_fits_its_terminal_and_cuts_nothing_off(columns: int) -> None:
         assert option in flat
     for summary in (
         "Train on photographs, 2 % of which are broken: plain, with a norm clip, and with ALRC.",
+        "Say what the loss curve in a log shows, and whether limiting losses would have mattered.",
         "Train the paper's supersampling network twice, plain and with ALRC, and compare.",
         "Train each task of a study with each arm and seed, then write its report.",
         "Write a task of your own to start from: task.py, its test, and a study of it.",
@@ -121,7 +123,7 @@ def test_help_imports_nothing_heavy() -> None:
         "import atexit, sys; atexit.register(lambda: print('imported', sorted("
         "{'torch', 'numpy', 'matplotlib', 'skimage'} & set(sys.modules))))"
     )
-    for words in ((), ("lab",), ("lab", "study"), ("demo",), ("demo", "paper")):
+    for words in ((), ("lab",), ("lab", "study"), ("demo",), ("demo", "paper"), ("replay",)):
         assert script(code, *words, "--help").stdout.splitlines()[-1] == "imported []"
 
 

@@ -10,6 +10,7 @@ from alrc.lab.cli.complete import complete
 from alrc.lab.cli.listing import show_list
 from alrc.lab.cli.new_task import new_task
 from alrc.lab.cli.options import make_app
+from alrc.lab.cli.replay import replay
 from alrc.lab.cli.report import report
 from alrc.lab.cli.study import study
 
@@ -23,6 +24,7 @@ lab.command("new-task")(new_task)
 lab.command("complete")(complete)
 lab.add_typer(data.app, name="data")
 app.add_typer(demo.app, name="demo")
+app.command("replay")(replay)
 app.add_typer(lab, name="lab")
 
 

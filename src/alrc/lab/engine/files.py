@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and words for what keeps them from it."""
+"""Files of the lab that appear whole or not at all, and words for what keeps them from it."""
 
 import errno
 import hashlib
@@ -6,10 +6,13 @@ import json
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
+
+from alrc.files import beside, remove, sync_folder
+from alrc.files import written_whole as written_alone
 
 __all__ = [
     "FULL",
@@ -136,53 +139,29 @@ def written_together() -> Iterator[None]:
     finally:
         _waiting.reset(token)
         for part in waiting:
-            _remove(part)
+            remove(part)
 
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """Gives a path beside ``path`` to write to, and renames it to ``path`` if all went well.
+    """The same as :func:`alrc.files.written_whole`, within :func:`written_together` at its end.
 
-    It is on the disk before it is renamed, so that it is whole after a crash of the machine too.
-
-    Example:
-        >>> import tempfile
-        >>> path = Path(tempfile.mkdtemp()) / "result.txt"
-        >>> with written_whole(path) as part:
-        ...     _ = part.write_text("42")
-        >>> path.read_text()
-        '42'
+    Raises:
+        NotStored: With what the system says.
     """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     waiting = _waiting.get()
-    try:
-        with storing(path.parent):
-            yield part
-            if waiting is not None:
-                waiting[part] = path
-                return
-            with part.open("rb+") as stream:
-                os.fsync(stream.fileno())
-            os.replace(part, path)
-            sync_folder(path.parent)
-    finally:
-        if waiting is None or part not in waiting:
-            _remove(part)
-
-
-def _remove(part: Path) -> None:
-    with suppress(OSError):  # what went wrong before is said
-        part.unlink()
-
-
-def sync_folder(folder: Path) -> None:
-    """Brings the names in a folder to the disk, where the system can."""
-    if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
+    with storing(path.parent):
+        if waiting is None:
+            with written_alone(path) as part:
+                yield part
+            return
+        part = beside(path)
         try:
-            os.fsync(descriptor)
+            yield part
+            waiting[part] = path
         finally:
-            os.close(descriptor)
+            if part not in waiting:
+                remove(part)
 
 
 def sync_all(files: Iterable[Path]) -> None:
