@@ -154,7 +154,10 @@ def test_the_text_says_all_of_it_with_the_verdict_first():
     assert lines[0] == found.verdict.sentence
     assert lines[0].startswith("isolated spikes: 3, at steps 1500, 3100 and 4770;")
     assert lines[-1] == f"To paste: {found.suggestion}"
-    assert sum(line.startswith(("ALRC(", "ZClip", "skip-step")) for line in lines) == 11
+    head = next(i for i, line in enumerate(lines) if line.startswith("rule "))
+    rules = [line.split("  ")[0] for line in lines[head + 1 : head + 11]]
+    assert rules == [outcome.name for outcome in found.rules]
+    assert "ZClip and skip-step: rules that act on the gradient, by its norm." in lines
 
 
 def test_the_dictionary_is_plain_json_without_nan():

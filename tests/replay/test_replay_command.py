@@ -241,6 +241,20 @@ def test_all_of_it_fits_the_terminal(width, spiky) -> None:
     assert ("near: first row" in told) == (width == 80)
 
 
+def test_the_page_shows_what_is_printed() -> None:
+    places = [above / "shared/data/logs/01_lightning_pinn_spike.csv" for above in ROOT.parents[:2]]
+    log = next((place for place in places if place.exists()), None)
+    if log is None:
+        pytest.skip("the real log of Lightning is not on this machine")
+    console = Console(file=io.StringIO(), width=92, force_terminal=True, color_system=None)
+    curve = read_log(log)
+    for part in show.view(curve, replay(curve), 92):
+        console.print(part)
+    shown = [line.rstrip() for line in console.file.getvalue().splitlines()]
+    page = (ROOT / "docs/replay.md").read_text()
+    assert page.split("$ alrc replay metrics.csv\n")[1].split("\n```")[0].splitlines() == shown
+
+
 def test_what_is_said_of_regression_is_what_the_benchmark_found() -> None:
     rows = [
         [cell.strip() for cell in line.strip("|").split("|")]

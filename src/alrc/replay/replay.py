@@ -138,8 +138,9 @@ def replay(
 back within 1 row.
     """
     if isinstance(losses, Curve):
-        beside = (gradient_norm, steps_per_row, averaged, tuple(starts), epochs, steps)
-        return _of_curve(losses, settings, alone=beside == (None, 1, None, (0,), None, None))
+        beside = any(one is not None for one in (gradient_norm, averaged, epochs, steps))
+        alone = not beside and steps_per_row == 1 and tuple(starts) == (0,)
+        return _of_curve(losses, settings, alone)
     losses = _row_numbers("losses", losses)
     num_finite = int(np.isfinite(losses).sum())
     if num_finite < FEWEST:
