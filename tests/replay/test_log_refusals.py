@@ -47,6 +47,20 @@ def test_a_table_of_runs_is_refused(refusal):
     )
 
 
+def test_batch_sizes_and_numbers_of_epochs_make_no_log_of_a_table_of_runs(refusal):
+    lines = [f"run{i},{16 if i % 3 else 8},50,0.{i}" for i in range(10, 60)]
+    assert refusal("run,batch,epochs,final_loss\n" + "\n".join(lines)).startswith(
+        "log: each row must be a step of training; got a table with a run in each row"
+    )
+
+
+def test_a_log_of_steps_may_name_its_run(tmp_path):
+    lines = [f"mine,{i // 10},{i % 10},0.{i}" for i in range(10, 60)]
+    path = tmp_path / "log.csv"
+    path.write_text("run,epoch,batch,loss\n" + "\n".join(lines))
+    assert len(read_log(path)) == 50
+
+
 def test_a_log_without_a_loss_lists_its_columns(refusal):
     assert refusal(table("step,accuracy,lr", "{i},0.5,0.1")) == (
         "log: one column must be the training loss; got none that is called so among accuracy, lr. "

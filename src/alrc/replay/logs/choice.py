@@ -78,5 +78,11 @@ def _named(column: str, names: list[str], name: str) -> str:
 
 def _refuse_runs(table: Table, name: str) -> None:
     of_runs = [text for text in table.texts if not OF_RUNS.isdisjoint(columns.words(text))]
-    if of_runs and not any(columns.is_position(n) for n in table.columns):
+    if of_runs and not any(columns.is_position(n) and _counts(table, n) for n in table.columns):
         raise refusals.runs(name, of_runs[0])
+
+
+def _counts(table: Table, column: str) -> bool:
+    """Whether it says where in training a row is, rather than how long or with which batch size."""
+    changes = np.diff(table.columns[column].values)
+    return bool((changes > 0).any() and (changes < 0).mean() < 0.1)
