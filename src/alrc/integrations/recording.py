@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from alrc.integrations.spikes import Spike
+from alrc.integrations.visits import Visit
 from alrc.rule import Limited, group_index, largest_loss
 from alrc.settings import Settings
 
@@ -86,8 +87,14 @@ def sums(losses: Losses, num_groups: int | None) -> Tensor:
     return result.index_add_(1, losses.group[seen], torch.stack(columns))
 
 
-def spikes(calls: list[Call], losses: Losses, rank: int, num_groups: int | None) -> Iterator[Spike]:
-    """A row for each loss that was limited or lost."""
+def spikes(
+    calls: list[Call],
+    losses: Losses,
+    names: list[list[str]],
+    rank: int,
+    num_groups: int | None,
+) -> Iterator[Spike]:
+    """A row for each loss that was limited or lost; names are those of each call's examples."""
     places = (losses.limited | losses.lost).nonzero().squeeze(1)
     if not len(places):
         return
@@ -98,8 +105,34 @@ def spikes(calls: list[Call], losses: Losses, rank: int, num_groups: int | None)
     numbers = (x[places].tolist() for x in (losses.group, losses.loss, limit, losses.factor))
     for i, place, group, *rest in zip(which.tolist(), index.tolist(), *numbers, strict=True):
         call = calls[i]
+        key = names[i][place * len(names[i]) // call.loss.numel()] if names[i] else ""
         own = None if num_groups is None else group
-        yield Spike(call.number, rank, place, _key(call, place), own, *rest)
+        yield Spike(call.number, rank, place, key, own, *rest)
+
+
+def names_of(call: Call) -> list[str]:
+    """What each example of a call is called; none if nothing named them."""
+    keys = call.keys
+    # The whole tensor at once: to read its numbers one by one would wait for each.
+    keys = keys.tolist() if isinstance(keys, Tensor) else keys
+    # A row stays one line, whatever the names hold.
+    return [" ".join(str(key).splitlines()) for key in keys or ()]
+
+
+def visits(calls: list[Call], losses: Losses, names: list[list[str]]) -> Iterator[Visit]:
+    """Rows for the named examples of each call: those with as many losses that count in one."""
+    counted, end = losses.seen | losses.lost, 0
+    for call, own in zip(calls, names, strict=True):
+        start, end = end, end + call.loss.numel()
+        if not own:
+            continue
+        if call.counted is True and isinstance(call.group, int):  # as many for each
+            yield Visit(call.number, call.loss.numel() // len(own), own)
+            continue
+        numbers = counted[start:end].reshape(len(own), -1).sum(1).tolist()
+        for number in sorted({*numbers} - {0}):
+            keys = [key for key, n in zip(own, numbers, strict=True) if n == number]
+            yield Visit(call.number, number, keys)
 
 
 def _each(x: Tensor | float, loss: Tensor) -> Tensor:
@@ -107,11 +140,3 @@ def _each(x: Tensor | float, loss: Tensor) -> Tensor:
         return x.expand(loss.shape).reshape(-1)
     dtype = torch.float64 if isinstance(x, float) else None  # on the CPU alone, as numbers are
     return torch.full((loss.numel(),), x, dtype=dtype, device=loss.device)
-
-
-def _key(call: Call, index: int) -> str:
-    if call.keys is None:
-        return ""
-    key = call.keys[index * len(call.keys) // call.loss.numel()]
-    key = key.item() if isinstance(key, Tensor) else key
-    return " ".join(str(key).splitlines())  # a row stays one line

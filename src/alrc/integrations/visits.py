@@ -1,0 +1,87 @@
+"""The log of visits, beside the spike log: which examples each call had, limited or not.
+
+A row is ``step,losses,key,key,...``: the keys of a call with so many losses each that count. Rows
+are written as members of one gzip file, which are whole whenever a program ends.
+"""
+
+import csv
+import gzip
+import io
+import zlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Visit(NamedTuple):
+    """Examples of one call.
+
+    Attributes:
+        step: Which call it was in.
+        losses: How many losses each of the examples had there that count.
+        keys: What they are called.
+    """
+
+    step: int
+    losses: int
+    keys: list[str]
+
+
+def visits_beside(spikes: Path) -> Path:
+    """Where the visits are that belong to the spike log of one rank."""
+    return spikes.with_name(f"{spikes.stem}-visits{spikes.suffix}.gz")
+
+
+def read_visits(path: Path) -> Iterator[Visit]:
+    """The rows of a file as far as they are whole, one by one; none if there is no such file."""
+    if not path.exists():
+        return
+    for step, losses, *keys in csv.reader(_whole_lines(path)):
+        yield Visit(int(step), int(losses), keys)
+
+
+def _whole_lines(path: Path) -> Iterator[str]:
+    with gzip.open(path) as file:
+        try:
+            for line in file:
+                if line.endswith(b"\n"):
+                    yield line.decode()
+        except (EOFError, zlib.error, gzip.BadGzipFile):  # the member that was being written
+            return
+
+
+class VisitLog:
+    """Appends visits to a file, after those of earlier steps that it already holds."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._is_open = False
+
+    def append(self, step: int, visits: Iterable[Visit]) -> None:
+        """Appends visits, none of which has an earlier step than this one."""
+        if not self._is_open:
+            self._go_on(step)
+        if rows := _packed(visits):
+            with self.path.open("ab") as file:
+                file.write(rows)
+
+    def _go_on(self, step: int) -> None:
+        """Keeps whole rows of earlier steps."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        whole = self.path.with_name(self.path.name + ".part")
+        with gzip.open(whole, "wt", compresslevel=1, newline="", encoding="utf-8") as file:
+            _write(file, (visit for visit in read_visits(self.path) if visit.step < step))
+        whole.replace(self.path)
+        self._is_open = True
+
+
+def _packed(visits: Iterable[Visit]) -> bytes:
+    text = io.StringIO()
+    _write(text, visits)
+    # Without the time in the header, the same rows are the same bytes.
+    return gzip.compress(text.getvalue().encode(), 1, mtime=0) if text.tell() else b""
+
+
+def _write(file: io.TextIOBase, visits: Iterable[Visit]) -> None:
+    rows = csv.writer(file, lineterminator="\n")
+    rows.writerows([visit.step, visit.losses, *visit.keys] for visit in visits)
