@@ -32,6 +32,10 @@ def visits_beside(spikes: Path) -> Path:
     return spikes.with_name(f"{spikes.stem}-visits{spikes.suffix}.gz")
 
 
+def is_visits(path: Path) -> bool:
+    return path.name.endswith(".gz")
+
+
 def read_visits(path: Path) -> Iterator[Visit]:
     """The rows of a file as far as they are whole, one by one; none if there is no such file."""
     if not path.exists():

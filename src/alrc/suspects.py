@@ -1,0 +1,222 @@
+"""Which examples were limited most often: where bad data are looked for first."""
+
+import csv
+import math
+import os
+from array import array
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, TextIO
+
+from alrc.integrations.spikes import files_of_ranks, spikes_of
+from alrc.integrations.visits import is_visits, read_visits, visits_beside
+
+__all__ = ["Ranking", "Suspect", "rank_suspects", "write_csv"]
+
+
+class Suspect(NamedTuple):
+    """An example of which at least one loss was limited, or was not finite.
+
+    Attributes:
+        key: What :meth:`~alrc.integrations.loggers.Watch.name_next` called it.
+        visits: How many losses it had that count; None if no log says so.
+        limited: How many of them were limited, from above.
+        nonfinite: How many were NaN, infinite, or too large for the moments.
+        share: (limited + nonfinite) / visits; NaN without visits.
+        factor: What the limit multiplied its gradients by, as a geometric mean over those that
+            were limited; NaN if none was. Smaller is worse.
+    """
+
+    key: str
+    visits: int | None
+    limited: int
+    nonfinite: int
+    share: float
+    factor: float
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """The suspects of some spike logs.
+
+    Attributes:
+        suspects: Worst first.
+        visits: Losses that count, of all named examples; None if a log of visits is missing.
+        limited: How many were limited, from above; of named examples, like all that follow.
+        nonfinite: How many were NaN, infinite, or too large for the moments.
+        notes: What one should know of them, in sentences.
+    """
+
+    suspects: list[Suspect]
+    visits: int | None
+    limited: int
+    nonfinite: int
+    notes: tuple[str, ...]
+
+
+def rank_suspects(spikes: Iterable[str | os.PathLike[str]], *, min_visits: int = 1) -> Ranking:
+    """Ranks examples by the share of their losses that were limited, from spike logs.
+
+    Equal shares are ordered by the factor of their gradients: who was limited harder is worse.
+    Losses that were not finite count as limited, and as worse than any other. Losses that a lower
+    limit raised do not count.
+
+    Memory grows with the number of examples that were ever limited, not with that of visits.
+
+    Args:
+        spikes: What each :class:`~alrc.integrations.loggers.Watch` was given as ``spikes``: files
+            of rank 0, beside which those of other ranks and the logs of visits are found. An
+            example that several logs name, of ranks or of runs, is one example.
+        min_visits: Examples with fewer losses that count are left out. Larger trusts the share
+            of those that remain more.
+
+    Raises:
+        FileNotFoundError: If there is no such spike log.
+        ValueError: If a file is no spike log, or none of its rows names an example.
+
+    Example:
+        >>> import tempfile, torch
+        >>> from alrc.integrations.loggers import Watch
+        >>> from alrc.suspects import rank_suspects
+        >>> from alrc.torch import ALRC
+        >>> alrc = ALRC(3, 0.999, 1.0, 2.0, scale="linear")  # limit: 1 + 3 * 1
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     with Watch(alrc, spikes=f"{folder}/spikes.csv") as watch:
+        ...         for losses in [[0.5, 8.0, 0.5], [0.5, 16.0, 5.0]]:
+        ...             watch.name_next(["cat.png", "dog.png", "eel.png"])
+        ...             limited = alrc(torch.tensor(losses))
+        ...     ranking = rank_suspects([f"{folder}/spikes.csv"])
+        >>> [(x.key, x.visits, x.limited, x.share) for x in ranking.suspects]
+        [('dog.png', 2, 2, 1.0), ('eel.png', 2, 1, 0.5)]
+    """
+    files = _files(spikes)
+    counts = _Counts()
+    blind = [file for file in files if counts.add_spikes(file) and not _has_visits(file)]
+    if not counts.place and counts.unnamed:
+        raise ValueError(
+            f"suspects: spike logs must name the examples, because these are what is ranked; in "
+            f"{', '.join(map(str, files))} no row has a key. Call watch.name_next(keys) before "
+            "each call of ALRC, with an index or a file name for each loss."
+        )
+    visits = None if blind else sum(map(counts.add_visits, map(visits_beside, files)))
+    suspects = sorted(counts.suspects(visits is not None), key=_badness)
+    kept = [s for s in suspects if s.visits is None or s.visits >= min_visits]
+    notes = [*counts.notes(), *_of_visits(blind, kept, len(suspects) - len(kept), min_visits)]
+    return Ranking(kept, visits, sum(counts.limited), sum(counts.nonfinite), tuple(notes))
+
+
+def write_csv(suspects: Iterable[Suspect], file: TextIO) -> None:
+    """Writes a row for each suspect, below their columns.
+
+    Example:
+        >>> import sys
+        >>> from alrc.suspects import Suspect, write_csv
+        >>> write_csv([Suspect("dog.png", 2, 2, 0, 1.0, 0.25)], sys.stdout)
+        rank,key,visits,limited,nonfinite,share,factor
+        1,dog.png,2,2,0,1.0,0.25
+    """
+    rows = csv.writer(file, lineterminator="\n")
+    rows.writerow(["rank", *Suspect._fields])
+    rows.writerows([place, *suspect] for place, suspect in enumerate(suspects, 1))
+
+
+class _Counts:
+    """Of each example that has a row in a spike log: where it is in the columns, and these."""
+
+    def __init__(self) -> None:
+        self.place: dict[str, int] = {}
+        # Numbers of 8 bytes each, where objects would take hundreds for each example.
+        self.limited, self.nonfinite, self.visits = array("q"), array("q"), array("q")
+        self.log_factor = array("d")
+        self.unnamed = self.raised = self.behind = 0
+
+    def add_spikes(self, file: Path) -> bool:
+        """Whether a row names its example."""
+        is_named = False
+        for spike in spikes_of(file, "suspects"):
+            if not spike.key:
+                self.unnamed += 1
+                continue
+            is_named = True
+            if spike.limit > spike.loss:
+                self.raised += 1
+                continue
+            i = self.place.setdefault(spike.key, len(self.place))
+            if i == len(self.limited):
+                for column in (self.limited, self.nonfinite, self.visits, self.log_factor):
+                    column.append(0)
+            if math.isnan(spike.limit):
+                self.nonfinite[i] += 1
+            else:
+                self.limited[i] += 1
+                self.log_factor[i] += math.log(spike.factor)
+        return is_named
+
+    def add_visits(self, file: Path) -> int:
+        """How many there are in a file, of all examples."""
+        total = 0
+        for _, losses, keys in read_visits(file):
+            total += losses * len(keys)
+            for key in keys:
+                if (i := self.place.get(key)) is not None:
+                    self.visits[i] += losses
+        return total
+
+    def suspects(self, has_visits: bool) -> Iterator[Suspect]:
+        for key, i in self.place.items():
+            limited, nonfinite = self.limited[i], self.nonfinite[i]
+            factor = math.exp(self.log_factor[i] / limited) if limited else math.nan
+            if not has_visits:
+                yield Suspect(key, None, limited, nonfinite, math.nan, factor)
+                continue
+            self.behind += limited + nonfinite > self.visits[i]
+            visits = max(self.visits[i], limited + nonfinite)
+            yield Suspect(key, visits, limited, nonfinite, (limited + nonfinite) / visits, factor)
+
+    def notes(self) -> Iterator[str]:
+        if self.unnamed:
+            yield f"{self.unnamed} rows of the spike logs name no example, and were left out."
+        if self.raised:
+            yield f"{self.raised} losses were raised by a lower limit; these do not count here."
+        if self.behind:
+            yield (
+                f"{self.behind} examples were limited more often than the log of visits has them: "
+                "it is behind the spike log, as while a run goes on. Their share was set to 1."
+            )
+
+
+def _badness(suspect: Suspect) -> tuple[float, ...]:
+    """Smallest for the worst; the rest stays in the order in which it was limited first."""
+    share = suspect.limited + suspect.nonfinite if suspect.visits is None else suspect.share
+    return -share, -suspect.nonfinite, suspect.factor if suspect.limited else 0.0
+
+
+def _of_visits(
+    blind: list[Path], kept: list[Suspect], left_out: int, min_visits: int
+) -> Iterator[str]:
+    if blind:
+        yield (
+            f"No log of visits is beside {', '.join(map(str, blind))}, so the examples are ranked "
+            "by how often they were limited; whoever was seen more often stands higher."
+        )
+    if left_out:
+        yield f"{left_out} examples with fewer than {min_visits} visits were left out."
+    once = sum(suspect.visits == 1 for suspect in kept)
+    if once > len(kept) / 2:
+        yield (
+            f"{once} of {len(kept)} examples were visited once, so their share is 1 and only the "
+            "factor ranks them. Several passes over the data tell more."
+        )
+
+
+def _files(spikes: Iterable[str | os.PathLike[str]]) -> list[Path]:
+    """The spike logs of all ranks, each once, though a shell's * may have named them as well."""
+    paths = [Path(path) for path in spikes]
+    named = [path for path in paths if not is_visits(path)] or paths
+    files = [file for path in named for file in files_of_ranks(path, "suspects")]
+    return list({file.resolve(): file for file in files}.values())
+
+
+def _has_visits(spikes: Path) -> bool:
+    return visits_beside(spikes).exists()
