@@ -6,6 +6,7 @@ __all__ = ["main"]
 
 # Packages of the lab that are imported by other names than they are installed by.
 PACKAGES = {
+    "PIL": "pillow",
     "markdown_it": "markdown-it-py",
     "skimage": "scikit-image",
     "sklearn": "scikit-learn",

@@ -213,7 +213,12 @@ def _of_visits(
 def _files(spikes: Iterable[str | os.PathLike[str]]) -> list[Path]:
     """The spike logs of all ranks, each once, though a shell's * may have named them as well."""
     paths = [Path(path) for path in spikes]
-    named = [path for path in paths if not is_visits(path)] or paths
+    named = [path for path in paths if not is_visits(path)]
+    if not named:
+        raise ValueError(
+            "suspects: there must be a spike log, because it says which losses were limited; got "
+            f"{', '.join(map(str, paths)) or 'none'}. Pass what Watch was given as spikes."
+        )
     files = [file for path in named for file in files_of_ranks(path, "suspects")]
     return list({file.resolve(): file for file in files}.values())
 

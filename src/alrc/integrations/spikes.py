@@ -72,11 +72,22 @@ def files_of_ranks(path: Path, who: str = "read_spikes") -> list[Path]:
 
 def spikes_of(file: Path, who: str = "read_spikes") -> Iterator[Spike]:
     """The rows of one rank's file, one by one."""
-    rows = whole_rows(file)
-    _check_columns(who, file, tuple(next(rows, Spike._fields)), Spike._fields)
-    for step, rank, index, key, group, *numbers in rows:
-        place = int(step), int(rank), int(index)
-        yield Spike(*place, key, int(group) if group else None, *map(float, numbers))
+    rows, line = whole_rows(file), 1
+    try:
+        _check_columns(who, file, tuple(next(rows, Spike._fields)), Spike._fields)
+        for row in rows:
+            line += 1
+            step, rank, index, key, group, loss, limit, factor = row
+            place = int(step), int(rank), int(index)
+            numbers = float(loss), float(limit), float(factor)
+            yield Spike(*place, key, int(group) if group else None, *numbers)
+    except _OtherColumns:
+        raise
+    except ValueError as error:  # of a number, of too few, or of no text
+        raise ValueError(
+            f"{who}: {file} must be a spike log, as a Watch writes it; line {line} can't be read: "
+            f"{error}. Remove that line, or pass another path."
+        ) from error
 
 
 class Table:
@@ -117,9 +128,13 @@ def whole_rows(path: Path) -> Iterator[list[str]]:
             yield from csv.reader(line.decode() for line in file if line.endswith(b"\n"))
 
 
+class _OtherColumns(ValueError):
+    pass
+
+
 def _check_columns(who: str, path: Path, found: tuple[str, ...], wanted: tuple[str, ...]) -> None:
     if found != wanted:
-        raise ValueError(
+        raise _OtherColumns(
             f"{who}: {path} must have the columns {', '.join(wanted)}; it has {', '.join(found)}. "
             "Pass another path."
         )

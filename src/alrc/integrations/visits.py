@@ -7,6 +7,7 @@ are written as members of one gzip file, which are whole whenever a program ends
 import csv
 import gzip
 import io
+import re
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -33,15 +34,26 @@ def visits_beside(spikes: Path) -> Path:
 
 
 def is_visits(path: Path) -> bool:
-    return path.name.endswith(".gz")
+    """Whether it is named like one of these logs."""
+    return re.search(r"-visits(\.[^.]*)?\.gz$", path.name) is not None
 
 
 def read_visits(path: Path) -> Iterator[Visit]:
-    """The rows of a file as far as they are whole, one by one; none if there is no such file."""
+    """The rows of a file as far as they are whole, one by one; none if there is no such file.
+
+    Raises:
+        ValueError: If it is no log of visits, or was damaged.
+    """
     if not path.exists():
         return
-    for step, losses, *keys in csv.reader(_whole_lines(path)):
-        yield Visit(int(step), int(losses), keys)
+    try:
+        for step, losses, *keys in csv.reader(_whole_lines(path)):
+            yield Visit(int(step), int(losses), keys)
+    except (ValueError, zlib.error, gzip.BadGzipFile) as error:
+        raise ValueError(
+            f"Watch: {path} must be a log of visits, as a Watch writes it; it can't be read: "
+            f"{error}. Remove it, or get it back from where it was copied."
+        ) from error
 
 
 def _whole_lines(path: Path) -> Iterator[str]:
@@ -50,7 +62,7 @@ def _whole_lines(path: Path) -> Iterator[str]:
             for line in file:
                 if line.endswith(b"\n"):
                     yield line.decode()
-        except (EOFError, zlib.error, gzip.BadGzipFile):  # the member that was being written
+        except EOFError:  # in the member that was being written
             return
 
 

@@ -11,6 +11,7 @@ from alrc.lab.cli.new_task import new_task
 from alrc.lab.cli.options import make_app
 from alrc.lab.cli.report import report
 from alrc.lab.cli.study import study
+from alrc.lab.cli.suspects import suspects
 
 app = make_app(no_args_is_help=True)
 lab = make_app(no_args_is_help=True, help="Experiments: tasks, arms, studies, reports.")
@@ -20,6 +21,7 @@ lab.command("study")(study)
 lab.command("report")(report)
 lab.command("new-task")(new_task)
 lab.add_typer(data.app, name="data")
+app.command("suspects")(suspects)
 app.add_typer(demo.app, name="demo")
 app.add_typer(lab, name="lab")
 

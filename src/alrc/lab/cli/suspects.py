@@ -1,0 +1,167 @@
+"""``alrc suspects``: which examples were limited most often. Heavy imports wait until it runs."""
+
+import importlib
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from alrc.lab.cli.options import fail
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from alrc.suspects import Ranking
+
+__all__ = ["suspects"]
+
+FEW = 0.02  # Of the losses: so few are limited where a limit is too high to find bad data by.
+HALF = 0.5
+
+
+def suspects(
+    spikes: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="SPIKES...",
+            help="Spike logs: what Watch was given as spikes. Those of other ranks, and the logs "
+            "of visits, are found beside them.",
+        ),
+    ],
+    top: Annotated[int, typer.Option(min=1, help="How many to show, in table and sheet.")] = 20,
+    csv: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write all of them to this CSV file.")
+    ] = None,
+    min_visits: Annotated[
+        int, typer.Option(min=1, help="Leave out examples with fewer losses that count.")
+    ] = 1,
+    show: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODULE:FUNCTION",
+            help="Function, of an importable module or of a path/to/file.py, that is given a key "
+            "and returns the example as text, an image (array, tensor, PIL), a matplotlib figure, "
+            "or the Path of an image. The worst are put on a sheet.",
+        ),
+    ] = None,
+    sheet: Annotated[
+        Path, typer.Option(metavar="FILE", help="The sheet of --show, one HTML file.")
+    ] = Path("suspects.html"),
+) -> None:
+    """Rank examples by how often their losses were limited, to find bad data.
+
+    Wrong labels and broken targets are learned last, so their losses are limited again and again.
+    Watch must have been told the examples' names: watch.name_next(keys) before each call.
+    """
+    from rich.console import Console
+
+    from alrc.lab.engine.files import written_whole
+    from alrc.suspects import rank_suspects, write_csv
+
+    try:
+        view = None if show is None else _function(show)
+        ranking = rank_suspects(spikes, min_visits=min_visits)
+        typer.echo(summary(ranking))
+        if ranking.suspects:
+            Console(soft_wrap=False).print(table(ranking, top))
+        for note in ranking.notes:
+            typer.echo(f"Note: {note}")
+        if advice := _advice(ranking):
+            typer.echo(advice)
+        if csv is not None:
+            with (
+                written_whole(csv) as part,
+                part.open("w", newline="", encoding="utf-8") as file,
+            ):
+                write_csv(ranking.suspects, file)
+            typer.echo(csv)
+        if view is not None:
+            from alrc.lab.report.sheet import write_sheet
+
+            write_sheet(sheet, summary(ranking), ranking.suspects[:top], view)
+            typer.echo(sheet)
+    except (ValueError, OSError) as refusal:
+        fail(refusal, 2)
+
+
+def summary(ranking: "Ranking") -> str:
+    """In one line, how much was read and what it says."""
+    named, bad = len(ranking.suspects), ranking.limited + ranking.nonfinite
+    if ranking.visits == 0 or (ranking.visits is None and not bad):
+        return "Read no visit and no limited loss: has the training begun, and named its examples?"
+    if ranking.visits is None:
+        return f"Read {bad:,} limited losses of {named:,} named examples."
+    lost = f", {ranking.nonfinite:,} were not finite" if ranking.nonfinite else ""
+    often = sum(suspect.share >= HALF for suspect in ranking.suspects)
+    return (
+        f"Of {ranking.visits:,} losses, {ranking.limited:,} were limited "
+        f"({ranking.limited / ranking.visits:.1%}){lost}: at least once in {named:,} examples, in "
+        f"half of their visits or more in {often:,}."
+    )
+
+
+def table(ranking: "Ranking", top: int) -> "Table":
+    """The worst of them, worst first."""
+    from rich.table import Table
+    from rich.text import Text
+
+    made = Table()
+    made.add_column("", justify="right", no_wrap=True)
+    made.add_column("example", overflow="fold")
+    for title in ("limited", "of visits", "factor"):
+        made.add_column(title, justify="right", no_wrap=True)
+    for place, suspect in enumerate(ranking.suspects[:top], 1):
+        made.add_row(str(place), Text(suspect.key), *cells(suspect))  # a key is never markup
+    if (rest := len(ranking.suspects) - top) > 0:
+        made.caption = f"and {rest:,} more: --top, --csv"
+    return made
+
+
+def cells(suspect: Any) -> tuple[str, str, str]:
+    """How often an example was limited, in which share of its visits, and how hard."""
+    number = f"{suspect.limited:,}"
+    if suspect.nonfinite:
+        number = f"{number} + {suspect.nonfinite:,} not finite"
+    share = "?" if suspect.visits is None else f"{suspect.share:.0%} of {suspect.visits:,}"
+    return number, share, f"{suspect.factor:.3g}" if suspect.limited else "-"
+
+
+def _advice(ranking: "Ranking") -> str:
+    if not ranking.visits or ranking.limited >= FEW * ranking.visits:
+        return ""
+    return (
+        "Few losses were limited, as they should be in training; where more data may be bad, a "
+        "lower limit tells more. A second ALRC can look on without limiting what is trained: "
+        'ALRC(num_stddev=1.0, scale="linear"), called with losses.detach(), in a Watch of its own.'
+    )
+
+
+def _function(name: str) -> Callable[[str], Any]:
+    """The function that ``--show`` names."""
+    module_name, _, attribute = name.rpartition(":")
+    if not module_name or not attribute:
+        raise ValueError(
+            "--show must name a function as module:function or path/to/file.py:function; got "
+            f"{name}. Pass --show my_data:show, say."
+        )
+    path = Path(module_name)
+    folder, found = (
+        (path.parent.resolve(), path.stem) if path.suffix == ".py" else (Path.cwd(), module_name)
+    )
+    if path.suffix == ".py" and not path.is_file():
+        raise ValueError(f"--show: {path} must be a Python file; there is none. Check the path.")
+    sys.path.insert(0, os.fspath(folder))
+    try:
+        module = importlib.import_module(found)
+    except Exception as error:
+        raise ValueError(
+            f"--show: {module_name} must be importable; {type(error).__name__}: {error}. Run it "
+            "with python to see where."
+        ) from error
+    function = getattr(module, attribute, None)
+    if not callable(function):
+        raise ValueError(f"--show: {module_name} must define a function {attribute}; it does not.")
+    return function  # type: ignore[no-any-return]
