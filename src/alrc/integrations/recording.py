@@ -1,7 +1,7 @@
 """What the rule made of losses: kept where they are, read together, and made into rows."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -112,11 +112,11 @@ def spikes(
 
 def names_of(call: Call) -> list[str]:
     """What each example of a call is called; none if nothing named them."""
-    keys = call.keys
-    # The whole tensor at once: to read its numbers one by one would wait for each.
-    keys = keys.tolist() if isinstance(keys, Tensor) else keys
+    keys: Any = () if call.keys is None else call.keys
+    # A whole tensor or array at once: to read its numbers one by one would wait for each.
+    keys = keys.tolist() if hasattr(keys, "tolist") else keys
     # A row stays one line, whatever the names hold.
-    return [" ".join(str(key).splitlines()) for key in keys or ()]
+    return [" ".join(str(key).splitlines()) for key in keys]
 
 
 def visits(calls: list[Call], losses: Losses, names: list[list[str]]) -> Iterator[Visit]:
