@@ -1,0 +1,225 @@
+"""Suspects are ranked as an oracle ranks them, from logs that Watch wrote."""
+
+import csv
+import io
+import math
+import random
+import tracemalloc
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+import torch
+
+from alrc.integrations.loggers import Watch
+from alrc.integrations.spikes import Spike, Table
+from alrc.integrations.visits import Visit, VisitLog, visits_beside
+from alrc.suspects import Suspect, rank_suspects, write_csv
+from alrc.torch import ALRC
+
+LIMIT = 4.0
+STILL = {"num_stddev": 3, "mu1_start": 1.0, "mu2_start": 2.0, "decay": 1 - 1e-12}
+
+
+def examples() -> dict[str, list[float]]:
+    """All losses of each example: some are bad more often, some harder, some are not finite."""
+    order = random.Random(1)
+    made = {}
+    for i in range(40):
+        bad = order.choice([0.0, 0.0, 0.2, 0.5, 1.0])
+        visits = order.randrange(1, 12)
+        losses = [5.0 + order.expovariate(0.1) if order.random() < bad else 1.0] * visits
+        losses = [x if order.random() < 0.9 else 1.0 for x in losses]
+        made[f"{i}.png"] = [math.nan if order.random() < 0.03 else x for x in losses]
+    return made
+
+
+def watch_all(path: Path, made: dict[str, list[float]], **watching: int) -> None:
+    """As many calls as need be, each with a loss of each example that has one left."""
+    alrc = ALRC(**STILL, scale="linear")
+    with Watch(alrc, spikes=path, every=5, **watching) as watch:
+        for call in range(max(map(len, made.values()))):
+            present = {key: x[call] for key, x in made.items() if call < len(x)}
+            watch.name_next([*present])
+            alrc(torch.tensor([*present.values()], dtype=torch.float64))
+
+
+def expected(made: dict[str, list[float]]) -> list[tuple[str, int, int, int]]:
+    """By exact shares; equal ones by how many are not finite, and by the product of factors."""
+
+    def badness(item: tuple[str, list[float]]) -> tuple[Fraction, int, float]:
+        broken, limited = counts(item[1])
+        factors = [LIMIT / x for x in item[1] if x > LIMIT]
+        mean = math.prod(factors) ** (1 / len(factors)) if factors else 0.0
+        return -Fraction(broken + limited, len(item[1])), -broken, mean
+
+    found = {key: x for key, x in made.items() if sum(counts(x))}
+    ranked = sorted(found.items(), key=badness)
+    return [(key, len(x), *reversed(counts(x))) for key, x in ranked]
+
+
+def counts(losses: list[float]) -> tuple[int, int]:
+    """Those that are not finite, and those that are limited."""
+    return sum(map(math.isnan, losses)), sum(x > LIMIT for x in losses)
+
+
+def test_examples_are_ranked_by_the_share_of_their_visits_and_then_by_the_factor(tmp_path) -> None:
+    made = examples()
+    watch_all(tmp_path / "spikes.csv", made)
+    ranking = rank_suspects([tmp_path / "spikes.csv"])
+    right = expected(made)
+    assert [suspect[:4] for suspect in ranking.suspects] == right
+    assert ranking.visits == sum(map(len, made.values()))
+    assert ranking.limited == sum(x[2] for x in right)
+    assert ranking.nonfinite == sum(x[3] for x in right) > 0
+    assert ranking.notes == ()
+    for suspect in ranking.suspects:
+        factors = [LIMIT / x for x in made[suspect.key] if x > LIMIT]
+        mean = math.prod(factors) ** (1 / len(factors)) if factors else math.nan
+        assert suspect.factor == pytest.approx(mean, rel=1e-6, nan_ok=True)
+        assert suspect.share == (suspect.limited + suspect.nonfinite) / suspect.visits
+    # The test tells this order from others that one could think of.
+    by_number = sorted(right, key=lambda x: -x[2] - x[3])
+    shares = [(x[2] + x[3]) / x[1] for x in right]
+    assert [x[0] for x in by_number] != [x[0] for x in right]
+    assert len(set(shares)) < len(shares)
+
+
+def test_logs_of_all_ranks_and_of_several_runs_are_one(tmp_path, monkeypatch) -> None:
+    made = examples()
+    parts: list[dict[str, list[float]]] = [{}, {}, {}]
+    for i, (key, losses) in enumerate(made.items()):
+        for part, some in zip(parts, (losses[:3], losses[3:6], losses[6:]), strict=True):
+            if some and (part is not parts[0] or i % 2 or len(losses) > 3):
+                part[key] = some
+    whole = {key: [x for part in parts for x in part.get(key, [])] for key in made}
+    whole = {key: losses for key, losses in whole.items() if losses}
+    watch_all(tmp_path / "spikes.csv", parts[0])
+    watch_all(tmp_path / "other.csv", parts[2])
+    monkeypatch.setattr("alrc.integrations.loggers._rank", lambda: 1)
+    watch_all(tmp_path / "spikes.csv", parts[1])
+    ranking = rank_suspects([tmp_path / "spikes.csv", tmp_path / "other.csv"])
+    assert [suspect[:4] for suspect in ranking.suspects] == expected(whole)
+    # A shell's * names the files of other ranks, and the logs of visits, as well.
+    assert len([*tmp_path.iterdir()]) == 6
+    again = rank_suspects(sorted(tmp_path.iterdir()))
+    assert sorted(again.suspects) == sorted(ranking.suspects)
+
+
+def write(path: Path, spikes: list[Spike], visits: list[Visit]) -> None:
+    Table("test", path).append(Spike._fields, 0, spikes)
+    if visits:
+        VisitLog(visits_beside(path)).append(0, visits)
+
+
+def limited(key: str, factor: float, step: int = 0) -> Spike:
+    return Spike(step, 0, 0, key, None, 4 / factor, 4.0, factor)
+
+
+def test_losses_that_a_lower_limit_raised_are_no_suspects(tmp_path) -> None:
+    raised = Spike(0, 0, 1, "easy", None, 0.1, 0.5, 5.0)
+    write(tmp_path / "s.csv", [limited("bad", 0.5), raised], [Visit(0, 1, ["bad", "easy"])])
+    ranking = rank_suspects([tmp_path / "s.csv"])
+    assert ranking.suspects == [Suspect("bad", 1, 1, 0, 1.0, 0.5)]
+    assert ranking.notes == (
+        "1 losses were raised by a lower limit; these do not count here.",
+        "1 of 1 examples were visited once, so their share is 1 and only the factor ranks them. "
+        "Several passes over the data tell more.",
+    )
+
+
+def test_without_a_log_of_visits_the_number_ranks_and_a_note_says_so(tmp_path) -> None:
+    path = tmp_path / "s.csv"
+    write(path, [limited("a", 0.1), limited("b", 0.5), limited("b", 0.5, 1)], [])
+    ranking = rank_suspects([path])
+    assert [(x.key, x.visits, x.limited) for x in ranking.suspects] == [
+        ("b", None, 2),
+        ("a", None, 1),
+    ]
+    assert all(math.isnan(x.share) for x in ranking.suspects)
+    assert ranking.visits is None
+    assert ranking.notes == (
+        f"No log of visits is beside {path}, so the examples are ranked by how often they were "
+        "limited; whoever was seen more often stands higher.",
+    )
+
+
+def test_rows_without_a_name_are_counted_and_left_out(tmp_path) -> None:
+    visits = [Visit(0, 3, ["a"])]
+    write(tmp_path / "s.csv", [limited("", 0.1), limited("a", 0.5), limited("", 0.1, 1)], visits)
+    ranking = rank_suspects([tmp_path / "s.csv"])
+    assert [x.key for x in ranking.suspects] == ["a"]
+    assert ranking.notes == ("2 rows of the spike logs name no example, and were left out.",)
+
+
+def test_a_log_of_visits_that_is_behind_makes_no_share_above_1(tmp_path) -> None:
+    spikes = [limited("a", 0.5, step) for step in range(3)]
+    write(tmp_path / "s.csv", spikes, [Visit(0, 1, ["a"]), Visit(1, 1, ["a"])])
+    ranking = rank_suspects([tmp_path / "s.csv"])
+    assert ranking.suspects == [Suspect("a", 3, 3, 0, 1.0, pytest.approx(0.5))]
+    assert ranking.notes == (
+        "1 examples were limited more often than the log of visits has them: it is behind the "
+        "spike log, as while a run goes on. Their share was set to 1.",
+    )
+
+
+def test_examples_with_too_few_visits_are_left_out_and_counted(tmp_path) -> None:
+    visits = [Visit(0, 1, ["a", "b"]), Visit(1, 3, ["b"])]
+    write(tmp_path / "s.csv", [limited("a", 0.5), limited("b", 0.5)], visits)
+    ranking = rank_suspects([tmp_path / "s.csv"], min_visits=4)
+    assert [(x.key, x.share) for x in ranking.suspects] == [("b", 0.25)]
+    assert ranking.notes == ("1 examples with fewer than 4 visits were left out.",)
+
+
+def test_what_is_no_log_of_named_examples_is_refused_in_words(tmp_path) -> None:
+    nowhere, unnamed, other = (tmp_path / name for name in ("no.csv", "unnamed.csv", "other.csv"))
+    write(unnamed, [limited("", 0.5)], [])
+    other.write_text("step,loss\n1,2\n")
+    half = tmp_path / "half.csv"
+    half.write_text(",".join(Spike._fields) + "\n0,0,0,a,,8.0,4.0,0.5\n1,0,0,a,,eight,4.0,0.5\n")
+    visits = tmp_path / "half-visits.csv.gz"
+    refusals = {
+        nowhere: f"there must be a spike log; got {nowhere}, which does not exist. Pass what Watch "
+        "was given as spikes.",
+        unnamed: "spike logs must name the examples, because these are what is ranked; in "
+        f"{unnamed} no row has a key. Call watch.name_next(keys) before each call of ALRC, with an "
+        "index or a file name for each loss.",
+        other: f"{other} must have the columns step, rank, index, key, group, loss, limit, factor; "
+        "it has step, loss. Pass another path.",
+        half: f"{half} must be a spike log, as a Watch writes it; line 3 can't be read: could not "
+        "convert string to float: 'eight'. Remove that line, or pass another path.",
+        visits: "there must be a spike log, because it says which losses were limited; got "
+        f"{visits}. Pass what Watch was given as spikes.",
+    }
+    for path, words in refusals.items():
+        with pytest.raises((ValueError, FileNotFoundError)) as error:
+            rank_suspects([path])
+        assert str(error.value) == f"suspects: {words}"
+
+
+def test_memory_does_not_grow_with_the_number_of_visits(tmp_path) -> None:
+    def peak(calls: int) -> int:
+        path = tmp_path / f"{calls}.csv"
+        keys = [str(i) for i in range(50)]
+        spikes = [limited(keys[call % 9], 0.5, call) for call in range(calls)]
+        write(path, spikes, [Visit(call, 1, keys) for call in range(calls)])
+        del spikes
+        tracemalloc.start()
+        ranking = rank_suspects([path])
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert ranking.visits == 50 * calls
+        return most
+
+    peak(10)  # what is loaded once
+    assert peak(10_000) < 1.5 * peak(1_000)
+
+
+def test_a_csv_file_has_a_row_for_each_suspect() -> None:
+    file = io.StringIO()
+    write_csv(
+        [Suspect('a,"b"', 3, 1, 1, 2 / 3, 0.1), Suspect("c", None, 1, 0, math.nan, 0.5)], file
+    )
+    rows = [*csv.DictReader(io.StringIO(file.getvalue()))]
+    assert [row["rank"] for row in rows] == ["1", "2"]
+    assert (rows[0]["key"], float(rows[0]["share"]), rows[1]["visits"]) == ('a,"b"', 2 / 3, "")
