@@ -176,13 +176,13 @@ class _Counts:
 
     def notes(self) -> Iterator[str]:
         if self.unnamed:
-            yield f"{self.unnamed} rows of the spike logs name no example, and were left out."
+            yield f"Rows of the spike logs that name no example were left out: {self.unnamed:,}."
         if self.raised:
-            yield f"{self.raised} losses were raised by a lower limit; these do not count here."
+            yield f"Losses that a lower limit raised do not count here: {self.raised:,}."
         if self.behind:
             yield (
-                f"{self.behind} examples were limited more often than the log of visits has them: "
-                "it is behind the spike log, as while a run goes on. Their share was set to 1."
+                "Examples that were limited more often than the log of visits has them, because it "
+                f"is behind while a run goes on: {self.behind:,}. Their share was set to 1."
             )
 
 
@@ -201,11 +201,11 @@ def _of_visits(
             "by how often they were limited; whoever was seen more often stands higher."
         )
     if left_out:
-        yield f"{left_out} examples with fewer than {min_visits} visits were left out."
+        yield f"Examples with fewer than {min_visits} visits were left out: {left_out:,}."
     once = sum(suspect.visits == 1 for suspect in kept)
     if once > len(kept) / 2:
         yield (
-            f"{once} of {len(kept)} examples were visited once, so their share is 1 and only the "
+            f"Of {len(kept):,} examples, {once:,} had a single visit: their share is 1, and only the "
             "factor ranks them. Several passes over the data tell more."
         )
 

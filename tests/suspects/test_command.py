@@ -3,6 +3,7 @@
 import base64
 import csv
 import io
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -47,7 +48,7 @@ def test_the_worst_examples_are_told_with_all_that_was_read(spikes) -> None:
     assert (code, err) == (0, "")
     first, *_, last = out.splitlines()
     assert first == (
-        "Of 200 losses, 9 were limited (4.5%), 1 were not finite: at least once in 3 examples, in "
+        "Of 200 losses, 9 were limited (4.5%) and 1 not finite: at least once in 3 examples, in "
         "half of their visits or more in 2."
     )
     assert last.startswith("└")
@@ -111,6 +112,14 @@ def test_a_log_in_which_nothing_was_limited_says_how_many_losses_there_were(tmp_
 # The sheet
 
 
+def test_a_function_of_an_importable_module_shows_them_too(spikes, monkeypatch) -> None:
+    monkeypatch.chdir(spikes.parent)
+    monkeypatch.setattr("sys.path", [*sys.path])
+    Path("my_pictures.py").write_text("def show(key):\n    return key.upper()\n")
+    assert alrc("suspects", spikes, "--show", "my_pictures:show")[::2] == (0, "")
+    assert "[RED]7.PNG" in Sheet(Path("suspects.html")).words
+
+
 class Sheet(HTMLParser):
     """The images of a page, and its words."""
 
@@ -133,7 +142,7 @@ class Sheet(HTMLParser):
 
 
 def test_a_function_of_a_file_shows_the_worst_examples(spikes) -> None:
-    code_file, sheet = spikes.parent / "my_data.py", spikes.parent / "sheet.html"
+    code_file, sheet = spikes.parent / "random.py", spikes.parent / "sheet.html"  # as in Python
     code_file.write_text("def show(key):\n    return f'<b>picture of {key}</b>'\n")
     code, out, err = alrc(
         "suspects", spikes, "--top", 2, "--show", f"{code_file}:show", "--sheet", sheet

@@ -122,8 +122,8 @@ def test_losses_that_a_lower_limit_raised_are_no_suspects(tmp_path) -> None:
     ranking = rank_suspects([tmp_path / "s.csv"])
     assert ranking.suspects == [Suspect("bad", 1, 1, 0, 1.0, 0.5)]
     assert ranking.notes == (
-        "1 losses were raised by a lower limit; these do not count here.",
-        "1 of 1 examples were visited once, so their share is 1 and only the factor ranks them. "
+        "Losses that a lower limit raised do not count here: 1.",
+        "Of 1 examples, 1 had a single visit: their share is 1, and only the factor ranks them. "
         "Several passes over the data tell more.",
     )
 
@@ -149,7 +149,7 @@ def test_rows_without_a_name_are_counted_and_left_out(tmp_path) -> None:
     write(tmp_path / "s.csv", [limited("", 0.1), limited("a", 0.5), limited("", 0.1, 1)], visits)
     ranking = rank_suspects([tmp_path / "s.csv"])
     assert [x.key for x in ranking.suspects] == ["a"]
-    assert ranking.notes == ("2 rows of the spike logs name no example, and were left out.",)
+    assert ranking.notes == ("Rows of the spike logs that name no example were left out: 2.",)
 
 
 def test_a_log_of_visits_that_is_behind_makes_no_share_above_1(tmp_path) -> None:
@@ -158,8 +158,8 @@ def test_a_log_of_visits_that_is_behind_makes_no_share_above_1(tmp_path) -> None
     ranking = rank_suspects([tmp_path / "s.csv"])
     assert ranking.suspects == [Suspect("a", 3, 3, 0, 1.0, pytest.approx(0.5))]
     assert ranking.notes == (
-        "1 examples were limited more often than the log of visits has them: it is behind the "
-        "spike log, as while a run goes on. Their share was set to 1.",
+        "Examples that were limited more often than the log of visits has them, because it is "
+        "behind while a run goes on: 1. Their share was set to 1.",
     )
 
 
@@ -168,7 +168,7 @@ def test_examples_with_too_few_visits_are_left_out_and_counted(tmp_path) -> None
     write(tmp_path / "s.csv", [limited("a", 0.5), limited("b", 0.5)], visits)
     ranking = rank_suspects([tmp_path / "s.csv"], min_visits=4)
     assert [(x.key, x.share) for x in ranking.suspects] == [("b", 0.25)]
-    assert ranking.notes == ("1 examples with fewer than 4 visits were left out.",)
+    assert ranking.notes == ("Examples with fewer than 4 visits were left out: 1.",)
 
 
 def test_what_is_no_log_of_named_examples_is_refused_in_words(tmp_path) -> None:

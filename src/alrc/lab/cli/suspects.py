@@ -1,10 +1,12 @@
 """``alrc suspects``: which examples were limited most often. Heavy imports wait until it runs."""
 
 import importlib
+import importlib.util
 import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -94,7 +96,7 @@ def summary(ranking: "Ranking") -> str:
         return "Read no visit and no limited loss: has the training begun, and named its examples?"
     if ranking.visits is None:
         return f"Read {bad:,} limited losses of {named:,} named examples."
-    lost = f", {ranking.nonfinite:,} were not finite" if ranking.nonfinite else ""
+    lost = f" and {ranking.nonfinite:,} not finite" if ranking.nonfinite else ""
     often = sum(suspect.share >= HALF for suspect in ranking.suspects)
     return (
         f"Of {ranking.visits:,} losses, {ranking.limited:,} were limited "
@@ -148,14 +150,10 @@ def _function(name: str) -> Callable[[str], Any]:
             f"{name}. Pass --show my_data:show, say."
         )
     path = Path(module_name)
-    folder, found = (
-        (path.parent.resolve(), path.stem) if path.suffix == ".py" else (Path.cwd(), module_name)
-    )
     if path.suffix == ".py" and not path.is_file():
         raise ValueError(f"--show: {path} must be a Python file; there is none. Check the path.")
-    sys.path.insert(0, os.fspath(folder))
     try:
-        module = importlib.import_module(found)
+        module = _of_file(path) if path.suffix == ".py" else _importable(module_name)
     except Exception as error:
         raise ValueError(
             f"--show: {module_name} must be importable; {type(error).__name__}: {error}. Run it "
@@ -165,3 +163,18 @@ def _function(name: str) -> Callable[[str], Any]:
     if not callable(function):
         raise ValueError(f"--show: {module_name} must define a function {attribute}; it does not.")
     return function  # type: ignore[no-any-return]
+
+
+def _of_file(path: Path) -> ModuleType:
+    """By a name of its own, which no other module can have taken."""
+    sys.path.append(os.fspath(path.parent.resolve()))  # for what it imports from beside it
+    spec = importlib.util.spec_from_file_location("alrc_own_show", path)
+    assert spec is not None and spec.loader is not None  # as it ends in .py
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _importable(name: str) -> ModuleType:
+    sys.path.append(os.fspath(Path.cwd()))  # which a console script does not look into
+    return importlib.import_module(name)
