@@ -205,8 +205,8 @@ def _of_visits(
     once = sum(suspect.visits == 1 for suspect in kept)
     if once > len(kept) / 2:
         yield (
-            f"Of {len(kept):,} examples, {once:,} had a single visit: their share is 1, and only the "
-            "factor ranks them. Several passes over the data tell more."
+            f"Of {len(kept):,} examples, {once:,} had a single visit: their share is 1, and only "
+            "the factor ranks them. Several passes over the data tell more."
         )
 
 

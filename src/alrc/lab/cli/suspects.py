@@ -169,7 +169,8 @@ def _of_file(path: Path) -> ModuleType:
     """By a name of its own, which no other module can have taken."""
     sys.path.append(os.fspath(path.parent.resolve()))  # for what it imports from beside it
     spec = importlib.util.spec_from_file_location("alrc_own_show", path)
-    assert spec is not None and spec.loader is not None  # as it ends in .py
+    assert spec is not None  # as it ends in .py
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
