@@ -38,7 +38,7 @@ from alrc.lab.data.tables import some
 from alrc.lab.tasks.dense import DenseNetwork
 from alrc.lab.tasks.digits import Digits
 from alrc.lab.tasks.regression import Regression
-from alrc.suspects import rank_suspects
+from alrc.suspects import Suspect, rank_suspects
 from alrc.torch import ALRC
 
 SEEDS = range(100, 110)
@@ -48,9 +48,9 @@ COLUMNS = ("data", "bad", "seed", "method", "auroc", "precision", "flagged", "ri
 FOLDS = 5
 # Which ALRC is watched, and whether it limits what is trained or only looks on.
 WATCHED: dict[str, tuple[dict[str, Any], bool]] = {
-    "`ALRC()`, limits": ({}, True),
-    "`num_stddev=1, scale=linear`, limits": ({"num_stddev": 1.0, "scale": "linear"}, True),
-    "`num_stddev=1, scale=linear`, looks on": ({"num_stddev": 1.0, "scale": "linear"}, False),
+    "`ALRC()` that limits": ({}, True),
+    "lower limit that limits": ({"num_stddev": 1.0, "scale": "linear"}, True),
+    "lower limit that looks on": ({"num_stddev": 1.0, "scale": "linear"}, False),
 }
 Numbers = NDArray[np.float64]
 # How suspect each example is; and which are flagged, if the method says so.
@@ -109,17 +109,17 @@ class Case:
                     loss.backward()
                     optimizer.step()
                     total[which] += losses.detach().numpy()
-            suspects = rank_suspects([spikes]).suspects
-        place, factor = np.zeros((2, len(self.targets)))
+            yield self.found(rank_suspects([spikes], by="share").suspects)
+            yield self.found(rank_suspects([spikes]).suspects)
+        yield total, None
+
+    def found(self, suspects: list[Suspect]) -> Found:
+        place = np.zeros(len(self.targets))
         flagged = np.zeros(len(self.targets), dtype=bool)
         for i, suspect in enumerate(suspects):
-            example = int(suspect.key)
-            place[example] = len(suspects) - i
-            factor[example] = -suspect.share * np.log(suspect.factor)  # none is infinite here
-            flagged[example] = suspect.share >= 0.5
-        yield place, flagged
-        yield factor, None
-        yield total, None
+            place[int(suspect.key)] = len(suspects) - i
+            flagged[int(suspect.key)] = suspect.share >= 0.5
+        return place, flagged
 
     def confident(self) -> Found:
         """Confident learning, from the probabilities of networks that did not see an example."""
@@ -147,9 +147,9 @@ class Case:
     def methods(self) -> Iterator[tuple[str, Found]]:
         for name, (settings, limits) in WATCHED.items():
             share, factor, mean = self.watched(settings, limits)
-            yield name, share
+            yield f"{name}, by share", share
         # Of the last, which is plain training.
-        yield "the same, by the factor over all visits", factor
+        yield f"{name}, by factor", factor
         yield "mean loss of training", mean
         if self.is_labels:
             yield "cleanlab, 5 folds", self.confident()

@@ -7,7 +7,7 @@ from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, TextIO
+from typing import Literal, NamedTuple, TextIO
 
 from alrc.integrations.spikes import files_of_ranks, spikes_of
 from alrc.integrations.visits import is_visits, read_visits, visits_beside
@@ -24,8 +24,10 @@ class Suspect(NamedTuple):
         limited: How many of them were limited, from above.
         nonfinite: How many were NaN, infinite, or too large for the moments.
         share: (limited + nonfinite) / visits; NaN without visits.
-        factor: What the limit multiplied its gradients by, as a geometric mean over those that
-            were limited; NaN if none was. Smaller is worse.
+        factor: What is left of its gradients: the geometric mean of what they were multiplied by,
+            which is 1 where nothing was limited, over its visits; without visits, over those that
+            were limited. Where a loss was not finite, the smallest factor of any loss stands for
+            its. Smaller is worse.
     """
 
     key: str
@@ -55,12 +57,15 @@ class Ranking:
     notes: tuple[str, ...]
 
 
-def rank_suspects(spikes: Iterable[str | os.PathLike[str]], *, min_visits: int = 1) -> Ranking:
-    """Ranks examples by the share of their losses that were limited, from spike logs.
+def rank_suspects(
+    spikes: Iterable[str | os.PathLike[str]],
+    *,
+    by: Literal["factor", "share"] = "factor",
+    min_visits: int = 1,
+) -> Ranking:
+    """Ranks examples by how often and how hard their losses were limited, from spike logs.
 
-    Equal shares are ordered by the factor of their gradients: who was limited harder is worse.
-    Losses that were not finite count as limited, and as worse than any other. Losses that a lower
-    limit raised do not count.
+    Losses that were not finite count as limited. Losses that a lower limit raised do not count.
 
     Memory grows with the number of examples that were ever limited, not with that of visits.
 
@@ -68,12 +73,16 @@ def rank_suspects(spikes: Iterable[str | os.PathLike[str]], *, min_visits: int =
         spikes: What each :class:`~alrc.integrations.loggers.Watch` was given as ``spikes``: files
             of rank 0, beside which those of other ranks and the logs of visits are found. An
             example that several logs name, of ranks or of runs, is one example.
+        by: "factor" ranks by what is left of an example's gradients over its visits, so by how
+            often and how hard it was limited; "share" by the share of its visits in which it was
+            limited, and only equal shares by the factor.
         min_visits: Examples with fewer losses that count are left out. Larger trusts the share
             of those that remain more.
 
     Raises:
         FileNotFoundError: If there is no such spike log.
-        ValueError: If a file is no spike log, or none of its rows names an example.
+        ValueError: If a file is no spike log, if none of its rows names an example, or if ``by``
+            is neither of the two.
 
     Example:
         >>> import tempfile, torch
@@ -90,6 +99,11 @@ def rank_suspects(spikes: Iterable[str | os.PathLike[str]], *, min_visits: int =
         >>> [(x.key, x.visits, x.limited, x.share) for x in ranking.suspects]
         [('dog.png', 2, 2, 1.0), ('eel.png', 2, 1, 0.5)]
     """
+    if by not in ("factor", "share"):
+        raise ValueError(
+            "suspects: by must be factor (how often and how hard) or share (how often); got "
+            f'{by}. Pass by="factor".'
+        )
     files = _files(spikes)
     counts = _Counts()
     blind = [file for file in files if counts.add_spikes(file) and not _has_visits(file)]
@@ -100,7 +114,10 @@ def rank_suspects(spikes: Iterable[str | os.PathLike[str]], *, min_visits: int =
             "each call of ALRC, with an index or a file name for each loss."
         )
     visits = None if blind else sum(map(counts.add_visits, map(visits_beside, files)))
-    suspects = sorted(counts.suspects(visits is not None), key=_badness)
+    suspects = sorted(
+        counts.suspects(visits is not None),
+        key=_by_share if by == "share" or visits is None else _by_factor,
+    )
     kept = [s for s in suspects if s.visits is None or s.visits >= min_visits]
     notes = [*counts.notes(), *_of_visits(blind, kept, len(suspects) - len(kept), min_visits)]
     return Ranking(kept, visits, sum(counts.limited), sum(counts.nonfinite), tuple(notes))
@@ -128,7 +145,7 @@ class _Counts:
         self.place: dict[str, int] = {}
         # Numbers of 8 bytes each, where objects would take hundreds for each example.
         self.limited, self.nonfinite, self.visits = array("q"), array("q"), array("q")
-        self.log_factor = array("d")
+        self.log_factor, self.hardest = array("d"), 0.0
         self.unnamed = self.raised = self.behind = 0
 
     def add_spikes(self, file: Path) -> bool:
@@ -150,7 +167,8 @@ class _Counts:
                 self.nonfinite[i] += 1
             else:
                 self.limited[i] += 1
-                self.log_factor[i] += math.log(spike.factor)
+                self.log_factor[i] += (log := math.log(spike.factor))
+                self.hardest = min(self.hardest, log)
         return is_named
 
     def add_visits(self, file: Path) -> int:
@@ -166,13 +184,14 @@ class _Counts:
     def suspects(self, has_visits: bool) -> Iterator[Suspect]:
         for key, i in self.place.items():
             limited, nonfinite = self.limited[i], self.nonfinite[i]
-            factor = math.exp(self.log_factor[i] / limited) if limited else math.nan
-            if not has_visits:
+            bad = limited + nonfinite
+            self.behind += has_visits and bad > self.visits[i]
+            visits = max(self.visits[i], bad) if has_visits else bad
+            factor = math.exp((self.log_factor[i] + nonfinite * self.hardest) / visits)
+            if has_visits:
+                yield Suspect(key, visits, limited, nonfinite, bad / visits, factor)
+            else:
                 yield Suspect(key, None, limited, nonfinite, math.nan, factor)
-                continue
-            self.behind += limited + nonfinite > self.visits[i]
-            visits = max(self.visits[i], limited + nonfinite)
-            yield Suspect(key, visits, limited, nonfinite, (limited + nonfinite) / visits, factor)
 
     def notes(self) -> Iterator[str]:
         if self.unnamed:
@@ -186,10 +205,17 @@ class _Counts:
             )
 
 
-def _badness(suspect: Suspect) -> tuple[float, ...]:
-    """Smallest for the worst; the rest stays in the order in which it was limited first."""
+# Smallest for the worst; equal ones stay in the order in which they were limited first.
+
+
+def _by_factor(suspect: Suspect) -> tuple[float, ...]:
+    return suspect.factor, -suspect.share
+
+
+def _by_share(suspect: Suspect) -> tuple[float, ...]:
+    """By the number, without visits."""
     share = suspect.limited + suspect.nonfinite if suspect.visits is None else suspect.share
-    return -share, -suspect.nonfinite, suspect.factor if suspect.limited else 0.0
+    return -share, -suspect.nonfinite, suspect.factor
 
 
 def _of_visits(

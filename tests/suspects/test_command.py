@@ -54,15 +54,15 @@ def test_the_worst_examples_are_told_with_all_that_was_read(spikes) -> None:
     assert last.startswith("└")
     cells = [[x.strip() for x in row.split("│")[1:-1]] for row in out.splitlines() if "│" in row]
     assert cells == [
-        ["1", "[red]7.png", "5", "100% of 5", "0.5"],
-        ["2", "[red]11.png", "4", "80% of 5", "0.1"],
-        ["3", "[red]30.png", "0 + 1 not finite", "20% of 5", "-"],
+        ["1", "[red]11.png", "4", "80% of 5", "0.158"],  # of 5, 4 to a tenth
+        ["2", "[red]7.png", "5", "100% of 5", "0.5"],
+        ["3", "[red]30.png", "0 + 1 not finite", "20% of 5", "0.631"],
     ]
 
 
 def test_as_many_are_shown_as_asked_for_and_all_are_in_the_csv_file(spikes) -> None:
     table = spikes.parent / "suspects.csv"
-    code, out, _ = alrc("suspects", spikes, "--top", 1, "--csv", table)
+    code, out, _ = alrc("suspects", spikes, "--by", "share", "--top", 1, "--csv", table)
     assert code == 0
     assert out.count(".png") == 1
     assert "and 2 more: --top, --csv" in out
@@ -145,7 +145,16 @@ def test_a_function_of_a_file_shows_the_worst_examples(spikes) -> None:
     code_file, sheet = spikes.parent / "random.py", spikes.parent / "sheet.html"  # as in Python
     code_file.write_text("def show(key):\n    return f'<b>picture of {key}</b>'\n")
     code, out, err = alrc(
-        "suspects", spikes, "--top", 2, "--show", f"{code_file}:show", "--sheet", sheet
+        "suspects",
+        spikes,
+        "--by",
+        "share",
+        "--top",
+        2,
+        "--show",
+        f"{code_file}:show",
+        "--sheet",
+        sheet,
     )
     assert (code, err) == (0, "")
     assert out.splitlines()[-1] == str(sheet)
@@ -221,8 +230,8 @@ def test_what_cannot_be_shown_at_all_is_refused_in_words_and_leaves_no_file(spik
         f"{good}:number": f"--show: {good} must define a function number; it does not.",
         f"{good}:show": "--show must return each example as text, an image, a figure or the Path "
         "of an image; none of 3 could be shown, the first with ValueError: invalid literal for "
-        "int() with base 10: '[red]7.png'. Try the function with the key '[red]7.png', which is a "
-        "string.",
+        "int() with base 10: '[red]11.png'. Try the function with the key '[red]11.png', which is "
+        "a string.",
     }
     for name, words in refusals.items():
         sheet = folder / "sheet.html"

@@ -44,18 +44,23 @@ def watch_all(path: Path, made: dict[str, list[float]], **watching: int) -> None
             alrc(torch.tensor([*present.values()], dtype=torch.float64))
 
 
-def expected(made: dict[str, list[float]]) -> list[tuple[str, int, int, int]]:
-    """By exact shares; equal ones by how many are not finite, and by the product of factors."""
+def expected(made: dict[str, list[float]], by: str) -> list[tuple[str, int, int, int]]:
+    """By exact shares, then by how many are not finite, then by factors; or by factors first."""
 
-    def badness(item: tuple[str, list[float]]) -> tuple[Fraction, int, float]:
+    def badness(item: tuple[str, list[float]]) -> tuple[float | Fraction, ...]:
         broken, limited = counts(item[1])
-        factors = [LIMIT / x for x in item[1] if x > LIMIT]
-        mean = math.prod(factors) ** (1 / len(factors)) if factors else 0.0
-        return -Fraction(broken + limited, len(item[1])), -broken, mean
+        share, left = Fraction(broken + limited, len(item[1])), factor(made, item[0])
+        return (-share, -broken, left) if by == "share" else (left, -share)
 
     found = {key: x for key, x in made.items() if sum(counts(x))}
     ranked = sorted(found.items(), key=badness)
     return [(key, len(x), *reversed(counts(x))) for key, x in ranked]
+
+
+def factor(made: dict[str, list[float]], key: str) -> float:
+    hardest = min(LIMIT / x for losses in made.values() for x in losses if x > LIMIT)
+    factors = [hardest if math.isnan(x) else min(1.0, LIMIT / x) for x in made[key]]
+    return math.prod(factors) ** (1 / len(factors))
 
 
 def counts(losses: list[float]) -> tuple[int, int]:
@@ -63,25 +68,25 @@ def counts(losses: list[float]) -> tuple[int, int]:
     return sum(map(math.isnan, losses)), sum(x > LIMIT for x in losses)
 
 
-def test_examples_are_ranked_by_the_share_of_their_visits_and_then_by_the_factor(tmp_path) -> None:
+@pytest.mark.parametrize("by", ["factor", "share"])
+def test_examples_are_ranked_by_how_often_and_how_hard_they_were_limited(tmp_path, by) -> None:
     made = examples()
     watch_all(tmp_path / "spikes.csv", made)
-    ranking = rank_suspects([tmp_path / "spikes.csv"])
-    right = expected(made)
+    ranking = rank_suspects([tmp_path / "spikes.csv"], by=by)
+    right = expected(made, by)
     assert [suspect[:4] for suspect in ranking.suspects] == right
     assert ranking.visits == sum(map(len, made.values()))
     assert ranking.limited == sum(x[2] for x in right)
     assert ranking.nonfinite == sum(x[3] for x in right) > 0
     assert ranking.notes == ()
     for suspect in ranking.suspects:
-        factors = [LIMIT / x for x in made[suspect.key] if x > LIMIT]
-        mean = math.prod(factors) ** (1 / len(factors)) if factors else math.nan
-        assert suspect.factor == pytest.approx(mean, rel=1e-6, nan_ok=True)
+        assert suspect.factor == pytest.approx(factor(made, suspect.key), rel=1e-6)
         assert suspect.share == (suspect.limited + suspect.nonfinite) / suspect.visits
     # The test tells this order from others that one could think of.
     by_number = sorted(right, key=lambda x: -x[2] - x[3])
     shares = [(x[2] + x[3]) / x[1] for x in right]
-    assert [x[0] for x in by_number] != [x[0] for x in right]
+    other = expected(made, {"factor": "share", "share": "factor"}[by])
+    assert by_number != right != other
     assert len(set(shares)) < len(shares)
 
 
@@ -99,7 +104,7 @@ def test_logs_of_all_ranks_and_of_several_runs_are_one(tmp_path, monkeypatch) ->
     monkeypatch.setattr("alrc.integrations.loggers._rank", lambda: 1)
     watch_all(tmp_path / "spikes.csv", parts[1])
     ranking = rank_suspects([tmp_path / "spikes.csv", tmp_path / "other.csv"])
-    assert [suspect[:4] for suspect in ranking.suspects] == expected(whole)
+    assert [suspect[:4] for suspect in ranking.suspects] == expected(whole, "factor")
     # A shell's * names the files of other ranks, and the logs of visits, as well.
     assert len([*tmp_path.iterdir()]) == 6
     again = rank_suspects(sorted(tmp_path.iterdir()))
@@ -169,6 +174,15 @@ def test_examples_with_too_few_visits_are_left_out_and_counted(tmp_path) -> None
     ranking = rank_suspects([tmp_path / "s.csv"], min_visits=4)
     assert [(x.key, x.share) for x in ranking.suspects] == [("b", 0.25)]
     assert ranking.notes == ("Examples with fewer than 4 visits were left out: 1.",)
+
+
+def test_another_order_is_refused_in_words(tmp_path) -> None:
+    with pytest.raises(ValueError, match=r"^suspects: ") as error:
+        rank_suspects([tmp_path / "s.csv"], by="loss")
+    assert str(error.value) == (
+        "suspects: by must be factor (how often and how hard) or share (how often); got loss. "
+        'Pass by="factor".'
+    )
 
 
 def test_what_is_no_log_of_named_examples_is_refused_in_words(tmp_path) -> None:

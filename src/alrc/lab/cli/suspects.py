@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -34,6 +34,13 @@ def suspects(
         ),
     ],
     top: Annotated[int, typer.Option(min=1, help="How many to show, in table and sheet.")] = 20,
+    by: Annotated[
+        Literal["factor", "share"],
+        typer.Option(
+            help="Rank by what is left of an example's gradients, so by how often and how hard it "
+            "was limited; or by the share of its visits in which it was, then by that."
+        ),
+    ] = "factor",
     csv: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write all of them to this CSV file.")
     ] = None,
@@ -65,7 +72,7 @@ def suspects(
 
     try:
         view = None if show is None else _function(show)
-        ranking = rank_suspects(spikes, min_visits=min_visits)
+        ranking = rank_suspects(spikes, by=by, min_visits=min_visits)
         typer.echo(summary(ranking))
         if ranking.suspects:
             Console(soft_wrap=False).print(table(ranking, top))
@@ -128,7 +135,7 @@ def cells(suspect: Any) -> tuple[str, str, str]:
     if suspect.nonfinite:
         number = f"{number} + {suspect.nonfinite:,} not finite"
     share = "?" if suspect.visits is None else f"{suspect.share:.0%} of {suspect.visits:,}"
-    return number, share, f"{suspect.factor:.3g}" if suspect.limited else "-"
+    return number, share, f"{suspect.factor:.3g}"
 
 
 def _advice(ranking: "Ranking") -> str:

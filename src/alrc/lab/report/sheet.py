@@ -78,8 +78,7 @@ def write_sheet(
 def _caption(suspect: Suspect) -> str:
     visits = "" if suspect.visits is None else f" of {suspect.visits}"
     lost = f", not finite {suspect.nonfinite}" if suspect.nonfinite else ""
-    hard = f", factor {suspect.factor:.3g}" if suspect.limited else ""
-    return f"limited {suspect.limited}{visits}{lost}{hard}"
+    return f"limited {suspect.limited}{visits}{lost}, factor {suspect.factor:.3g}"
 
 
 def _seen(example: Any) -> str:
