@@ -26,7 +26,7 @@ from alrc.lab.report.benchmark.tables import README_HEADER, arguments
 from alrc.lab.report.statistics import Pairs, compare
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("README.md", "docs/experiments.md")
+PAGES = ("README.md", "docs/experiments.md", "docs/suspects.md")
 CLIP = "clip-grad-norm"
 RESULTS = ROOT / "docs/benchmark/compact"
 COMMAND = "`alrc lab study stability --part {}`"
@@ -172,6 +172,38 @@ def harms() -> str:
     )
 
 
+def suspects(*columns: str) -> str:
+    """From docs/suspects.csv: means over seeds, or of counts the sums, of each way to rank."""
+    rows: dict[tuple[str, str], dict[str, list[dict[str, str]]]] = {}
+    with (ROOT / "docs/suspects.csv").open(encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            method, _, kind = row["method"].partition(", ")
+            if columns[0] == "flagged":
+                if not row["flagged"] or kind == "by factor":  # the same as by share
+                    continue
+            elif kind.startswith("by "):  # not cleanlab's, of which each kind of data has one
+                method = row["method"]
+            rows.setdefault((row["data"], row["bad"]), {}).setdefault(method, []).append(row)
+
+    def cell(found: list[dict[str, str]]) -> str:
+        if columns[0] == "flagged":
+            flagged, right = (sum(int(row[name]) for row in found) for name in columns)
+            return f"{right} of {flagged}"
+        return ", ".join(f"{np.mean([float(row[name]) for row in found]):.3f}" for name in columns)
+
+    methods = [*next(iter(rows.values()))]
+    lines = [["data", "bad", *methods], ["---"] * (2 + len(methods))]
+    for (data, bad), case in rows.items():
+        lines.append(
+            [
+                data,
+                f"{float(bad):.0%}".replace("%", " %"),
+                *(cell(case[method]) for method in methods),
+            ]
+        )
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
 @functools.cache
 def results() -> Effects:
     return Effects(read_bench(RESULTS))
@@ -210,6 +242,8 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
         cifar, "cifar10-small-high-learning-rate", "training.optimizer", "training.learning_rate"
     ),
     "harms": harms,
+    "suspects": functools.partial(suspects, "auroc", "precision"),
+    "suspects-flagged": functools.partial(suspects, "flagged", "right"),
 }
 
 

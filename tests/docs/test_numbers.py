@@ -8,7 +8,7 @@ import pytest
 from alrc.lab.report.benchmark import draw_benchmark
 
 ROOT = Path(__file__).parents[2]
-PAGES = ("README.md", "docs/experiments.md")
+PAGES = ("README.md", "docs/experiments.md", "docs/suspects.md")
 
 
 @pytest.fixture(scope="module")

@@ -53,7 +53,7 @@ class Watch:
     not finite, since that is how broken data are found; :class:`Spike` says what is in it, and
     :func:`read_spikes` reads it. If :meth:`name_next` names the examples, a second file beside it,
     ``spikes-visits.csv.gz``, says which of them each call had: from both, ``alrc suspects`` ranks
-    the examples by the share of their visits that were limited.
+    the examples by how often and how hard they were limited.
 
     Args:
         alrc: The module to watch.
