@@ -21,10 +21,11 @@ oldest: .venv-oldest/installed
 	USE_TF=0 .venv-oldest/bin/pytest $(DISTRIBUTED) -o filterwarnings=default tests/integrations tests/jax \
 	  tests/keras --ignore tests/integrations/test_log_tools.py $(ARGS)
 
-# Every line of the core is covered; counting them takes a third of the time, and of the lab none count.
+# Every line of the core is covered; counting takes a third of the time, and these two add none.
 check: lint types .venv/installed
-	$(PYTEST) --all --cov --cov-report=term-missing:skip-covered --ignore tests/lab
-	$(PYTEST) --all tests/lab
+	$(PYTEST) --all --cov --cov-report=term-missing:skip-covered \
+	  --ignore tests/lab --ignore tests/promises
+	$(PYTEST) --all tests/lab tests/promises
 
 table: .venv/installed
 	$(PYTEST) --all tests/promises tests/keras --table docs/agreement.md $(ARGS)

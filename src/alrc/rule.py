@@ -25,7 +25,7 @@ import operator
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-from alrc.settings import Settings
+from alrc.settings import SMALLEST_MEAN, Settings
 
 # Arrays of whichever module is in use; their static type is known to the front ends only.
 Array = Any
@@ -42,9 +42,7 @@ LARGEST_LOSS = 2.0**62
 LARGEST_MOMENT = 2.0**127
 # Keeps the factor of a huge loss from underflowing to 0, and of a tiny one from overflowing.
 SMALLEST_FACTOR, LARGEST_FACTOR = 2.0**-126, 2.0**126
-# A geometric mean that is smaller is no normal number in float32: 0, to some devices. And the
-# largest number there.
-SMALLEST_MEAN, LARGEST_RATIO = 2.0**-126, 2.0**128 - 2.0**104
+LARGEST_RATIO = 2.0**128 - 2.0**104  # the largest number in float32
 # The same for gradients in float16, of which the largest is 65504.
 LARGEST_FACTOR_FLOAT16 = 2.0**14
 # Weights are held in this range, so that neither a tiny one underflows nor an infinite one spreads.

@@ -12,7 +12,8 @@ CENTERS = ("zero", "mean")
 SCALES = ("linear", "log")
 # Moments are kept in float32; starts beyond these, or their squares, would be infinite there.
 _LARGEST_MU1, _LARGEST_MU2 = 2.0**63, 2.0**127
-_SMALLEST_GEOMETRIC_MEAN = 2.0**-126
+# A geometric mean that is smaller is no normal number in float32: 0, to some devices.
+SMALLEST_MEAN = 2.0**-126
 # Settings were once pickled as a list of these, and not by name.
 _ONCE_PICKLED = (
     *("num_stddev", "decay", "mu1_start", "mu2_start"),
@@ -249,7 +250,7 @@ decay=0.999.
         if not is_log:
             return mu1, variance
         v = math.log(mu2) - 2 * math.log(mu1) if variance else 0.0
-        return max(math.exp(math.log(mu1) - v / 2), _SMALLEST_GEOMETRIC_MEAN), v
+        return max(math.exp(math.log(mu1) - v / 2), SMALLEST_MEAN), v
 
 
 def _number(name: str, value: SupportsFloat) -> float:

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from alrc.rule import KINDS, LARGEST_MOMENT, SMALLEST_MEAN, Counts, Moments
-from alrc.settings import Settings
+from alrc.rule import KINDS, LARGEST_MOMENT, Counts, Moments
+from alrc.settings import SMALLEST_MEAN, Settings
 
 MOMENTS = Moments._fields
 COUNTS = Counts._fields

@@ -115,7 +115,7 @@ HEAD = """# What was tested in which front end
 
 Each cell is the number of test cases that passed; `make table` runs them all and writes this page.
 The rows are [what is promised](guarantees.md), in short, and the columns those of
-`tests/helpers/table.py`. A long run is 100,000 losses, or 12,000 with `recency`.
+`tests/helpers/table.py`. A long run is 100,000 losses for torch and jax-jitted, else 12,000.
 """
 
 

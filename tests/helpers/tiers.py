@@ -35,7 +35,7 @@ def pytest_configure(config: pytest.Config) -> None:
     # Examples are the same in every run of the same tests; how long one takes says nothing.
     options = {"deadline": None, "derandomize": True}
     hypothesis.settings.register_profile("short", max_examples=20, **options)
-    hypothesis.settings.register_profile("all", max_examples=100, **options)
+    hypothesis.settings.register_profile("all", max_examples=60, **options)
     hypothesis.settings.load_profile("all" if config.getoption("all") else "short")
 
 
@@ -131,6 +131,6 @@ def pytest_testnodedown(node: Any) -> None:
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     if not (config.getoption("all") or hasattr(config, "workerinput")):
         terminalreporter.write_line(
-            f"{left_out} of {total} tests were left out, hypothesis tried a fifth of its examples, "
+            f"{left_out} of {total} tests were left out, hypothesis tried a third of its examples, "
             "and most long feeds were a tenth: make check (pytest --all) runs everything."
         )

@@ -72,7 +72,7 @@ def test_settings_are_those_of_alrc() -> None:
 
 def test_a_choice_of_backward_is_refused_where_there_is_but_one() -> None:
     with pytest.raises(ValueError) as error:  # noqa: PT011 - compared word for word
-        fit(Regression(), ALRCCallback(backward=0, num_stddev=3, scale="linear"))
+        fit(Regression(), ALRCCallback(backward=0))
     assert str(error.value) == (
         "ALRCCallback: backward must be None for a module with automatic optimization, which has "
         "one backward pass for each loss; got 0. Leave backward out, or set "
@@ -143,7 +143,7 @@ MANUAL_BACKWARD = (
 
 @pytest.mark.parametrize("backward", [None, 0, 1])
 def test_a_step_without_manual_backward_is_refused_in_words(backward) -> None:
-    callback, batches = ALRCCallback(backward=backward, num_stddev=3, scale="linear"), []
+    callback, batches = ALRCCallback(backward=backward), []
     module = ByHand(lambda *arguments: (batches.append(1), plain(*arguments)))
     with pytest.raises(RuntimeError) as error:
         fit(module, callback)
@@ -161,7 +161,7 @@ def test_a_step_without_manual_backward_is_noticed_after_others_with_it() -> Non
         (plain if len(batches) == 5 else manual)(module, loss)
 
     with pytest.raises(RuntimeError, match="must go through manual_backward"):
-        fit(ByHand(some), ALRCCallback(num_stddev=3, scale="linear"))
+        fit(ByHand(some), ALRCCallback())
     assert len(batches) == 5
 
 
@@ -175,7 +175,7 @@ def test_gradients_of_earlier_batches_may_be_stepped_on() -> None:
         else:
             module.optimizers()[0].step()
 
-    callback = ALRCCallback(num_stddev=3, scale="linear")
+    callback = ALRCCallback()
     fit(ByHand(accumulate), callback, max_epochs=1)
     assert callback.alrc.num_losses == len(batches) - len(batches) // 3
 
@@ -183,21 +183,13 @@ def test_gradients_of_earlier_batches_may_be_stepped_on() -> None:
 def test_losses_that_never_come_by_are_said_once_where_lightning_sees_no_step() -> None:
     words = MANUAL_BACKWARD.format(f"{NUM_BATCHES} batches in which none did")
     with pytest.warns(UserWarning, match="manual_backward") as warned:
-        fit(
-            ByHand(plain_with_own_optimizer),
-            ALRCCallback(num_stddev=3, scale="linear"),
-            max_epochs=3,
-        )
+        fit(ByHand(plain_with_own_optimizer), ALRCCallback(), max_epochs=3)
     assert said(warned) == [words]
 
 
 def test_a_backward_that_no_batch_has_is_said_once() -> None:
     with pytest.warns(UserWarning, match="manual_backward") as warned:
-        fit(
-            ByHand(manual),
-            ALRCCallback(backward=1, num_stddev=3, scale="linear"),
-            ALRCCallback(name="a", backward=0, num_stddev=3, scale="linear"),
-        )
+        fit(ByHand(manual), ALRCCallback(backward=1), ALRCCallback(name="a", backward=0))
     assert said(warned) == [
         "ALRCCallback: batches must have a manual_backward of number backward=1, counted from 0, "
         f"or nothing is limited; got {NUM_BATCHES} batches with 1 at most. Type backward=0 for "
@@ -210,7 +202,7 @@ def test_batches_that_automatic_optimization_skips_are_no_fault() -> None:
         def training_step(self, batch, batch_idx) -> None:
             return None
 
-    callback = ALRCCallback(num_stddev=3, scale="linear")
+    callback = ALRCCallback()
     with pytest.warns(UserWarning, match="`training_step` returned `None`") as warned:
         fit(Skipping(), callback)
     assert said(warned) == []
@@ -235,7 +227,7 @@ def test_a_backward_of_another_tensor_than_the_loss_is_refused_in_words() -> Non
             self.raw.backward()
 
     with pytest.raises(RuntimeError) as error:
-        fit(Other(), ALRCCallback(num_stddev=3, scale="linear"), accumulate_grad_batches=2)
+        fit(Other(), ALRCCallback(), accumulate_grad_batches=2)
     assert str(error.value) == (
         "ALRCCallback: the module's backward(loss) must go backward from the loss that it is "
         "given, because that is where its gradient is limited; got 2 of them and 0 gradients "
@@ -249,7 +241,7 @@ def test_a_loss_of_several_numbers_is_refused_in_words() -> None:
         module.manual_backward(loss.expand(4), gradient=torch.ones(4))
 
     with pytest.raises(ValueError, match=r"^ALRCCallback: ") as error:
-        fit(ByHand(several), ALRCCallback(num_stddev=3, scale="linear"))
+        fit(ByHand(several), ALRCCallback())
     assert str(error.value) == (
         "ALRCCallback: a loss that goes backward must be one number, because it gets one factor; "
         "got a loss of shape (4,). Call alrc.torch.ALRC in training_step, which limits each loss "
@@ -259,10 +251,7 @@ def test_a_loss_of_several_numbers_is_refused_in_words() -> None:
 
 @pytest.mark.parametrize("numbers", [(None, None), (None, 0), (1, 1)])
 def test_two_callbacks_for_one_backward_pass_are_refused_in_words(numbers) -> None:
-    callbacks = [
-        ALRCCallback(name=n, backward=k, num_stddev=3, scale="linear")
-        for n, k in zip("ab", numbers, strict=True)
-    ]
+    callbacks = [ALRCCallback(name=n, backward=k) for n, k in zip("ab", numbers, strict=True)]
     with pytest.raises(ValueError, match=r"^ALRCCallback: ") as error:
         fit(TwoLosses(), *callbacks)
     assert str(error.value) == (
@@ -275,22 +264,16 @@ def test_two_callbacks_for_one_backward_pass_are_refused_in_words(numbers) -> No
 
 def test_two_callbacks_of_one_name_are_refused_by_lightning() -> None:
     with pytest.raises(RuntimeError, match=r"`callback\.state_key` must be unique"):
-        fit(
-            TwoLosses(), *(ALRCCallback(backward=k, num_stddev=3, scale="linear") for k in range(2))
-        )
+        fit(TwoLosses(), *(ALRCCallback(backward=k) for k in range(2)))
 
 
 def test_a_module_that_has_an_alrc_too_is_warned_of() -> None:
     with pytest.warns(UserWarning, match="ALRCCallback") as warned:
-        fit(Regression(ALRC(**SETTINGS)), ALRCCallback(num_stddev=3, scale="linear"), max_epochs=1)
+        fit(Regression(ALRC(**SETTINGS)), ALRCCallback(), max_epochs=1)
     assert said(warned) == [
         "ALRCCallback: each loss must be limited once; got a module that has an ALRC of its own, "
         "limit. If training_step calls it, take the callback out of callbacks, or the ALRC out of "
         "the module."
     ]
     # In manual optimization, each can have a loss of its own: no warning, which would be an error.
-    fit(
-        TwoLosses(first=ALRC(**SETTINGS)),
-        ALRCCallback(backward=1, num_stddev=3, scale="linear"),
-        max_epochs=1,
-    )
+    fit(TwoLosses(first=ALRC(**SETTINGS)), ALRCCallback(backward=1), max_epochs=1)

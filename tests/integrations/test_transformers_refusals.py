@@ -26,12 +26,7 @@ def test_an_unknown_mode_is_refused(per, tmp_path) -> None:
     message = refusal(
         ValueError,
         lambda: build(
-            "mixin",
-            tmp_path,
-            ALRC(num_stddev=3, scale="linear"),
-            language_model(),
-            sequences(),
-            options={"alrc_per": per},
+            "mixin", tmp_path, ALRC(), language_model(), sequences(), options={"alrc_per": per}
         ),
     )
     assert message == (
@@ -42,9 +37,7 @@ def test_an_unknown_mode_is_refused(per, tmp_path) -> None:
 
 @BOTH
 def test_several_devices_in_one_process_are_refused(kind, tmp_path, monkeypatch) -> None:
-    arguments = build(
-        "callback", tmp_path, ALRC(num_stddev=3, scale="linear"), language_model(), sequences()
-    ).args
+    arguments = build("callback", tmp_path, ALRC(), language_model(), sequences()).args
     monkeypatch.setattr(TrainingArguments, "n_gpu", property(lambda _: 2))
 
     def start() -> None:
@@ -64,14 +57,7 @@ def test_several_devices_in_one_process_are_refused(kind, tmp_path, monkeypatch)
 
 def test_the_callback_refuses_label_smoothing(tmp_path) -> None:
     arguments = {"label_smoothing_factor": 0.1}
-    trainer = build(
-        "callback",
-        tmp_path,
-        ALRC(num_stddev=3, scale="linear"),
-        language_model(),
-        sequences(),
-        **arguments,
-    )
+    trainer = build("callback", tmp_path, ALRC(), language_model(), sequences(), **arguments)
     message = refusal(ValueError, lambda: trainer.train())
     assert message == (
         "ALRCTrainerCallback: label_smoothing_factor must be 0, because the Trainer then trains "
@@ -84,14 +70,7 @@ def test_the_callback_refuses_a_model_without_a_loss(tmp_path) -> None:
         return language_losses(outputs.logits, labels).mean()
 
     model, options = language_model(), {"compute_loss_func": custom}
-    trainer = build(
-        "callback",
-        tmp_path,
-        ALRC(num_stddev=3, scale="linear"),
-        model,
-        sequences(),
-        options=options,
-    )
+    trainer = build("callback", tmp_path, ALRC(), model, sequences(), options=options)
     message = refusal(ValueError, lambda: trainer.train())
     assert message == (
         "ALRCTrainerCallback: the model must return its loss, because that is what is limited; "
@@ -107,9 +86,7 @@ def test_the_callback_refuses_a_loss_that_is_not_trained_on(tmp_path) -> None:
             return language_losses(model(**inputs).logits, inputs["labels"]).mean()
 
     model, callback = language_model(), ALRCTrainerCallback()
-    arguments = build(
-        "callback", tmp_path, ALRC(num_stddev=3, scale="linear"), model, sequences()
-    ).args
+    arguments = build("callback", tmp_path, ALRC(), model, sequences()).args
     trainer = Custom(model, arguments, train_dataset=sequences(), callbacks=[callback])
     message = refusal(RuntimeError, lambda: trainer.train())
     assert message == (
@@ -122,14 +99,7 @@ def test_the_callback_refuses_a_loss_that_is_not_trained_on(tmp_path) -> None:
 
 def test_two_callbacks_are_refused(tmp_path) -> None:
     more = [ALRCTrainerCallback()]
-    trainer = build(
-        "callback",
-        tmp_path,
-        ALRC(num_stddev=3, scale="linear"),
-        language_model(),
-        sequences(),
-        more=more,
-    )
+    trainer = build("callback", tmp_path, ALRC(), language_model(), sequences(), more=more)
     message = refusal(ValueError, lambda: trainer.train())
     assert message == (
         "ALRCTrainerCallback: there must be one of them, because each would scale the gradient; "

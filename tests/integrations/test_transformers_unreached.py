@@ -35,14 +35,7 @@ def test_a_compute_loss_that_hides_the_mixins_is_refused(accumulation, tmp_path)
             return own_loss(model, inputs)
 
     given = {"base": MyTrainer, "gradient_accumulation_steps": accumulation}
-    trainer = build(
-        "mixin",
-        tmp_path,
-        ALRC(num_stddev=3, scale="linear"),
-        language_model(),
-        sequences(),
-        **given,
-    )
+    trainer = build("mixin", tmp_path, ALRC(), language_model(), sequences(), **given)
     assert refusal(RuntimeError, trainer.train) == (
         "ALRCTrainerMixin: its compute_loss must be called for each batch, because that is where "
         "the loss is limited; got no call before a step of the optimizer, since "
@@ -59,14 +52,7 @@ def test_a_training_step_that_goes_round_the_mixin_is_refused(tmp_path) -> None:
             loss.backward()
             return loss.detach()
 
-    trainer = build(
-        "mixin",
-        tmp_path,
-        ALRC(num_stddev=3, scale="linear"),
-        language_model(),
-        sequences(),
-        base=MyTrainer,
-    )
+    trainer = build("mixin", tmp_path, ALRC(), language_model(), sequences(), base=MyTrainer)
     assert "since MyTrainer.training_step comes first" in refusal(RuntimeError, trainer.train)
 
 
@@ -76,14 +62,7 @@ def test_a_loss_of_the_mixin_that_is_not_trained_on_is_refused(tmp_path) -> None
             super().compute_loss(model, dict(inputs), num_items_in_batch=num_items_in_batch)
             return own_loss(model, inputs)
 
-    trainer = build(
-        "mixin",
-        tmp_path,
-        ALRC(num_stddev=3, scale="linear"),
-        language_model(),
-        sequences(),
-        base=MyTrainer,
-    )
+    trainer = build("mixin", tmp_path, ALRC(), language_model(), sequences(), base=MyTrainer)
     assert refusal(RuntimeError, trainer.train) == (
         "ALRCTrainerMixin: each loss that its compute_loss returns must be trained on, because its "
         "gradient is what is limited; got 1 losses and 0 gradients before a step of the optimizer. "
@@ -143,14 +122,7 @@ def test_a_mixin_of_the_users_own_may_stand_between() -> None:
 
 def test_mixin_and_callback_together_are_refused(tmp_path) -> None:
     more = [ALRCTrainerCallback()]
-    trainer = build(
-        "mixin",
-        tmp_path,
-        ALRC(num_stddev=3, scale="linear"),
-        language_model(),
-        sequences(),
-        more=more,
-    )
+    trainer = build("mixin", tmp_path, ALRC(), language_model(), sequences(), more=more)
     assert refusal(ValueError, trainer.train) == (
         "ALRCTrainerMixin: there must be no ALRCTrainerCallback beside it, because each would "
         "scale the gradient; got one in callbacks. Take one of the two out."
@@ -162,16 +134,13 @@ def test_an_alrc_in_the_model_is_warned_about(kind, tmp_path) -> None:
     class Limiting(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.net, self.head = (
-                nn.Linear(1, 1),
-                nn.ModuleDict({"limit": ALRC(num_stddev=3, scale="linear")}),
-            )
+            self.net, self.head = nn.Linear(1, 1), nn.ModuleDict({"limit": ALRC()})
 
         def forward(self, x, labels):
             return {"loss": self.head["limit"]((self.net(x).squeeze(1) - labels).square().mean())}
 
     data = [{"x": torch.ones(1), "labels": torch.ones(())}] * 12
-    trainer = build(kind, tmp_path, ALRC(num_stddev=3, scale="linear"), Limiting(), data)
+    trainer = build(kind, tmp_path, ALRC(), Limiting(), data)
     with pytest.warns(UserWarning, match="^ALRC") as warned:
         trainer.train()
     who = {"mixin": "ALRCTrainerMixin", "callback": "ALRCTrainerCallback"}[kind]
@@ -182,9 +151,7 @@ def test_an_alrc_in_the_model_is_warned_about(kind, tmp_path) -> None:
 
 
 def test_a_loss_without_a_gradient_comes_back_as_it_is(tmp_path) -> None:
-    trainer = build(
-        "mixin", tmp_path, ALRC(num_stddev=3, scale="linear"), language_model(), sequences()
-    )
+    trainer = build("mixin", tmp_path, ALRC(), language_model(), sequences())
     inputs = {name: x.unsqueeze(0) for name, x in sequences()[0].items()}
     loss = trainer.compute_loss(trainer.model.train().requires_grad_(False), inputs)
     assert not loss.requires_grad
@@ -222,9 +189,7 @@ def test_a_trainer_that_returns_the_loss_alone_trains(theirs, tmp_path) -> None:
 
 
 def test_outputs_are_returned_to_a_caller_that_asks_for_them(tmp_path) -> None:
-    trainer = build(
-        "mixin", tmp_path, ALRC(num_stddev=3, scale="linear"), language_model(), sequences()
-    )
+    trainer = build("mixin", tmp_path, ALRC(), language_model(), sequences())
     inputs = {name: x.unsqueeze(0) for name, x in sequences()[0].items()}
     result = trainer.compute_loss(trainer.model.train(), inputs, True)
     assert len(result) == 2

@@ -245,11 +245,8 @@ def test_workers_end_with_the_command_whatever_they_are_at(tmp_path: Path) -> No
 
 @pytest.mark.slow
 def test_runs_survive_kills_of_the_command_and_of_its_workers(tmp_path: Path) -> None:
-    out, rng, names = (
-        tmp_path / "study",
-        np.random.default_rng(0),
-        "abcdefghijklmn",
-    )  # more than are let through
+    out, rng = tmp_path / "study", np.random.default_rng(0)
+    names = "abcdefghijklmn"  # more than are let through, with those that were at their last step
     ends = [
         lambda process: process.kill(),
         lambda process: os.killpg(process.pid, signal.SIGKILL),
@@ -263,7 +260,7 @@ def test_runs_survive_kills_of_the_command_and_of_its_workers(tmp_path: Path) ->
             end(process)
             (out / "gate").unlink()
             rest_of(process)
-        assert finished <= len(list(out.glob("runs/*/result.json"))) <= finished + 2
+        assert finished <= len(list(out.glob("runs/*/result.json"))) < len(names)
     jobs = [
         tiny.job(n, "Held", mishaps.__file__, seed=s, gate=str(out / "no gate"))
         for s, n in enumerate(names)

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from alrc import state
-from alrc.rule import LARGEST_MOMENT, SMALLEST_MEAN
-from alrc.settings import Settings
+from alrc.rule import LARGEST_MOMENT
+from alrc.settings import SMALLEST_MEAN, Settings
 from alrc.torch import inputs
 
 # No training counts so far; what lies about in memory, such as addresses, is mostly larger.

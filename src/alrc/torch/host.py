@@ -13,7 +13,6 @@ from alrc import rule
 from alrc.rule import (
     LARGEST_LOSS,
     LARGEST_MOMENT,
-    SMALLEST_MEAN,
     Counts,
     Floats,
     Limited,
@@ -21,7 +20,7 @@ from alrc.rule import (
     Step,
     Summary,
 )
-from alrc.settings import Settings
+from alrc.settings import SMALLEST_MEAN, Settings
 from alrc.torch import inputs
 
 

@@ -1,7 +1,7 @@
 """ALRC as this library has it, on the losses themselves."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ __all__ = ["Alrc", "RuleArm"]
 class RuleArm(LimiterArm):
     """What arms with ALRC's rule share; those that derive from one say ``stacked``."""
 
+    scale: ClassVar[Literal["linear", "log"]] = "linear"
     per: Literal["loss", "batch"]
 
     def __post_init__(self) -> None:
@@ -23,7 +24,8 @@ class RuleArm(LimiterArm):
         self.make(torch.device("cpu"))  # checks the options together and words the error
 
     def make(self, device: torch.device, num_groups: int | None = None) -> ALRC:
-        raise NotImplementedError
+        settings = {name: x for name, x in self.options().items() if name != "per"}
+        return ALRC(**settings, scale=self.scale, num_groups=num_groups, device=device)
 
     def limit(self, name: str, losses: Tensor) -> Tensor:
         losses = losses if self.per == "loss" else losses.mean()
@@ -81,18 +83,3 @@ class Alrc(RuleArm):
     per: Annotated[Literal["loss", "batch"], "Limit each loss, or the mean of a batch."] = "loss"
 
     stacked = RuleArm.stacked
-
-    def make(self, device: torch.device, num_groups: int | None = None) -> ALRC:
-        return ALRC(
-            self.num_stddev,
-            self.decay,
-            self.mu1_start,
-            self.mu2_start,
-            num_stddev_below=self.num_stddev_below,
-            warmup=self.warmup,
-            recency=self.recency,
-            center=self.center,
-            scale="linear",
-            num_groups=num_groups,
-            device=device,
-        )

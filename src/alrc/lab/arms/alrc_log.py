@@ -1,13 +1,10 @@
 """ALRC on the logarithms of losses."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
-
-import torch
+from typing import Annotated, ClassVar, Literal
 
 from alrc.lab.api import Ge, Gt
 from alrc.lab.arms.alrc import RuleArm
-from alrc.torch import ALRC
 
 __all__ = ["AlrcLog"]
 
@@ -31,6 +28,7 @@ class AlrcLog(RuleArm):
         Mach. Learn.: Sci. Technol. 1 (2020) 015011, https://doi.org/10.1088/2632-2153/ab81e2
     """
 
+    scale: ClassVar = "log"
     num_stddev: Annotated[float, Gt(0), "Limit, in standard deviations above the mean log."] = 3.0
     decay: Annotated[float, Ge(0), "Share of the old moments kept at each step, below 1."] = 0.999
     mu1_start: Annotated[float | None, "First mean loss; without it, automatic."] = None
@@ -41,17 +39,3 @@ class AlrcLog(RuleArm):
     per: Annotated[Literal["loss", "batch"], "Limit each loss, or the mean of a batch."] = "loss"
 
     stacked = RuleArm.stacked
-
-    def make(self, device: torch.device, num_groups: int | None = None) -> ALRC:
-        return ALRC(
-            self.num_stddev,
-            self.decay,
-            self.mu1_start,
-            self.mu2_start,
-            num_stddev_below=self.num_stddev_below,
-            warmup=self.warmup,
-            recency=self.recency,
-            scale="log",
-            num_groups=num_groups,
-            device=device,
-        )

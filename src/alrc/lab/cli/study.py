@@ -24,9 +24,9 @@ def study(
         typer.Argument(
             metavar="FILE.toml",
             help="What to cross with what; or one of those that come with the lab: "
-            "supersampling-smoke (8 runs, under a minute), -small (120, an hour on two cores), "
-            "-paper (its 320) and -high-learning-rate (40); stability (the benchmark, hours) and "
-            "stability-smoke.",
+            "supersampling-smoke (8 runs, under a minute), -small (120, over an hour on two "
+            "cores), -small-high-learning-rate (80), -paper (its 320) and -high-learning-rate "
+            "(40); stability (the benchmark, hours) and stability-smoke.",
         ),
     ],
     out: Annotated[
