@@ -12,6 +12,7 @@ import torch
 from watching import START
 
 from alrc.integrations.loggers import Watch, read_spikes
+from alrc.integrations.spikes import csv_lines
 from alrc.integrations.visits import Visit, VisitLog, is_visits, read_visits, visits_beside
 from alrc.torch import ALRC
 
@@ -87,19 +88,55 @@ def test_a_run_that_goes_on_replaces_later_rows_and_one_that_was_cut_short(tmp_p
     assert sorted(path.name for path in parts.parent.iterdir()) == [parts.name, "spikes.csv"]
 
 
-def test_names_come_back_as_they_were(tmp_path) -> None:
-    names = ["a,b", 'say "x"', "\N{SNOWMAN}", "", " ", "1e3", "-visits"]
-    log = VisitLog(tmp_path / "new" / "x-visits.csv.gz")
-    log.append(3, [Visit(3, 1, names)])
-    assert [*read_visits(log.path)] == [Visit(3, 1, names)]
+NAMES = {
+    "a,b": "a,b",
+    'say "x"': 'say "x"',
+    '"': '"',
+    "caf\N{LATIN SMALL LETTER E WITH ACUTE}/\N{SNOWMAN}.png": "caf\xe9/\u2603.png",
+    " x ": " x ",
+    "1e3": "1e3",
+    "=1+1": "=1+1",
+    "two\nlines": "two lines",
+    "a\rb\u2028c\x0bd\x1ce\x85f": "a b c d e f",
+    ("train", 3): "('train', 3)",
+    7: "7",
+    torch.tensor(8): "8",
+    np.int64(9): "9",
+    2.5: "2.5",
+    None: "None",
+    b"raw": "b'raw'",
+}
+
+
+def test_names_of_any_kind_come_back_as_text_from_both_logs(tmp_path) -> None:
+    alrc, path = ALRC(**START), tmp_path / "new" / "spikes.csv"
+    with Watch(alrc, spikes=path) as watch:
+        for key in NAMES:  # alone as well: a name by itself may not be quoted for the others
+            watch.name_next([key])
+            alrc(torch.tensor([9.0]))
+        watch.name_next([*NAMES])
+        alrc(torch.full((len(NAMES),), 1e6))
+    texts = [*NAMES.values()]
+    alone = [Visit(step, 1, [text]) for step, text in enumerate(texts)]
+    assert [*read_visits(visits_beside(path))] == [*alone, Visit(len(texts), 1, texts)]
+    assert [spike.key for spike in read_spikes(path)] == [*texts, *texts]
+
+
+def test_rows_of_numbers_are_named_by_all_of_them(tmp_path) -> None:
+    alrc, path = ALRC(**START), tmp_path / "spikes.csv"
+    with Watch(alrc, spikes=path) as watch:
+        watch.name_next(torch.tensor([[1, 2], [3, 4]]))
+        alrc(torch.tensor([[9.0, 9.0, 1.0], [1.0, 1.0, 9.0]]))
+    assert [*read_visits(visits_beside(path))] == [Visit(0, 3, ["[1, 2]", "[3, 4]"])]
+    assert [spike.key for spike in read_spikes(path)] == ["[1, 2]", "[1, 2]", "[3, 4]"]
 
 
 def test_a_visit_of_one_of_100_000_examples_takes_less_than_4_bytes(tmp_path) -> None:
     order = random.Random(0)
     log = VisitLog(tmp_path / "x-visits.csv.gz")
     for call in range(0, 200, 100):
-        keys = ([str(order.randrange(10**5)) for _ in range(64)] for _ in range(100))
-        log.append(call, [Visit(call + i, 1, row) for i, row in enumerate(keys)])
+        rows = ([call + i, 1, *order.choices(range(10**5), k=64)] for i in range(100))
+        log.append(call, csv_lines(rows))
     assert log.path.stat().st_size < 4 * 200 * 64
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from alrc.integrations.loggers import Watch
-from alrc.integrations.spikes import Spike, Table
+from alrc.integrations.spikes import Spike, Table, csv_lines
 from alrc.integrations.visits import Visit, VisitLog, visits_beside
 from alrc.suspects import Suspect, rank_suspects, write_csv
 from alrc.torch import ALRC
@@ -112,9 +112,10 @@ def test_logs_of_all_ranks_and_of_several_runs_are_one(tmp_path, monkeypatch) ->
 
 
 def write(path: Path, spikes: list[Spike], visits: list[Visit]) -> None:
-    Table("test", path).append(Spike._fields, 0, spikes)
+    Table("test", path).append(Spike._fields, 0, csv_lines(spikes))
     if visits:
-        VisitLog(visits_beside(path)).append(0, visits)
+        rows = csv_lines([step, losses, *keys] for step, losses, keys in visits)
+        VisitLog(visits_beside(path)).append(0, rows)
 
 
 def limited(key: str, factor: float, step: int = 0) -> Spike:

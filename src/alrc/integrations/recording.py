@@ -1,13 +1,12 @@
 """What the rule made of losses: kept where they are, read together, and made into rows."""
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from alrc.integrations.spikes import Spike
-from alrc.integrations.visits import Visit
 from alrc.rule import Limited, group_index, largest_loss
 from alrc.settings import Settings
 
@@ -93,46 +92,70 @@ def spikes(
     names: list[list[str]],
     rank: int,
     num_groups: int | None,
-) -> Iterator[Spike]:
-    """A row for each loss that was limited or lost; names are those of each call's examples."""
+) -> Iterator[str]:
+    """A line for each loss that was limited or lost, with the columns of :class:`Spike`.
+
+    ``names`` are those of each call's examples. Lines are put together here, because csv.writer
+    takes three times as long.
+    """
     places = (losses.limited | losses.lost).nonzero().squeeze(1)
     if not len(places):
         return
-    sizes = torch.tensor([call.loss.numel() for call in calls], device="cpu")
+    numels = [call.loss.numel() for call in calls]
+    sizes = torch.tensor(numels, device="cpu")
     which = torch.arange(len(calls), device="cpu").repeat_interleave(sizes)[places]
     index = places - (sizes.cumsum(0) - sizes)[which]
     limit = losses.value.where(losses.limited, torch.nan)
     numbers = (x[places].tolist() for x in (losses.group, losses.loss, limit, losses.factor))
-    for i, place, group, *rest in zip(which.tolist(), index.tolist(), *numbers, strict=True):
-        call = calls[i]
-        key = names[i][place * len(names[i]) // call.loss.numel()] if names[i] else ""
-        own = None if num_groups is None else group
-        yield Spike(call.number, rank, place, key, own, *rest)
+    # Of each call: its number, its names, and how many losses each of them stands for.
+    heads = [
+        (call.number, own, size // max(len(own), 1))
+        for call, own, size in zip(calls, names, numels, strict=True)
+    ]
+    texts: dict[float, str] = {}  # of the limits, of which a call has few
+    for i, place, group, loss, bound, factor in zip(
+        which.tolist(), index.tolist(), *numbers, strict=True
+    ):
+        number, own, each = heads[i]
+        key = own[place // each] if own else ""
+        text = texts.get(bound) or texts.setdefault(bound, repr(bound))
+        of = "" if num_groups is None else group
+        yield f"{number},{rank},{place},{key},{of},{loss!r},{text},{factor!r}\n"
 
 
 def names_of(call: Call) -> list[str]:
-    """What each example of a call is called; none if nothing named them."""
+    """What each example of a call is called, as cells of a CSV file; none if nothing named them."""
     keys: Any = () if call.keys is None else call.keys
     # A whole tensor or array at once: to read its numbers one by one would wait for each.
     keys = keys.tolist() if hasattr(keys, "tolist") else keys
-    # A row stays one line, whatever the names hold.
-    return [" ".join(str(key).splitlines()) for key in keys]
+    names = [str(key.tolist() if hasattr(key, "tolist") else key) for key in keys]
+    return [_cell(name) for name in names] if _SPECIAL.search("\0".join(names)) else names
 
 
-def visits(calls: list[Call], losses: Losses, names: list[list[str]]) -> Iterator[Visit]:
-    """Rows for the named examples of each call: those with as many losses that count in one."""
+# What would end a cell, or a line for one of the ways to read lines.
+_SPECIAL = re.compile('[",\n\r\v\f\x1c-\x1e\x85\u2028\u2029]')
+
+
+def _cell(name: str) -> str:
+    """A row stays one line, whatever the names hold."""
+    name = " ".join(name.splitlines())
+    return '"' + name.replace('"', '""') + '"' if '"' in name or "," in name else name
+
+
+def visits(calls: list[Call], losses: Losses, names: list[list[str]]) -> Iterator[str]:
+    """Lines for the named examples of each call: those with as many losses that count in one."""
     counted, end = losses.seen | losses.lost, 0
     for call, own in zip(calls, names, strict=True):
         start, end = end, end + call.loss.numel()
         if not own:
             continue
         if call.counted is True and isinstance(call.group, int):  # as many for each
-            yield Visit(call.number, call.loss.numel() // len(own), own)
+            yield f"{call.number},{call.loss.numel() // len(own)},{','.join(own)}\n"
             continue
         numbers = counted[start:end].reshape(len(own), -1).sum(1).tolist()
         for number in sorted({*numbers} - {0}):
-            keys = [key for key, n in zip(own, numbers, strict=True) if n == number]
-            yield Visit(call.number, number, keys)
+            keys = ",".join(key for key, n in zip(own, numbers, strict=True) if n == number)
+            yield f"{call.number},{number},{keys}\n"
 
 
 def _each(x: Tensor | float, loss: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """The logs as CSV files that are whole whenever a program ends; needs no PyTorch to be read."""
 
 import csv
+import io
 import itertools
 import os
 import re
@@ -97,15 +98,13 @@ class Table:
         self.who, self.path = who, path
         self._columns: tuple[str, ...] = ()
 
-    def append(
-        self, columns: tuple[str, ...], step: int, rows: Iterable[tuple[object, ...]]
-    ) -> None:
-        """Appends the rows, none of which has an earlier step than this one."""
+    def append(self, columns: tuple[str, ...], step: int, lines: Iterable[str]) -> None:
+        """Appends lines, none of which has an earlier step than this one."""
         if not self._columns:
             self._go_on(columns, step)
         _check_columns(self.who, self.path, self._columns, columns)
         with self.path.open("a", newline="", encoding="utf-8") as file:
-            csv.writer(file, lineterminator="\n").writerows(rows)
+            file.writelines(lines)
 
     def _go_on(self, columns: tuple[str, ...], step: int) -> None:
         """Keeps whole lines of earlier steps, and writes the first line if there is none."""
@@ -115,10 +114,21 @@ class Table:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         whole = self.path.with_name(self.path.name + ".part")
         with whole.open("w", newline="", encoding="utf-8") as file:
-            lines = itertools.chain([first], (row for row in rows if int(row[0]) < step))
-            csv.writer(file, lineterminator="\n").writerows(lines)
+            kept = itertools.chain([first], (row for row in rows if int(row[0]) < step))
+            file.writelines(csv_lines(kept))
         whole.replace(self.path)
         self._columns = columns
+
+
+def csv_lines(rows: Iterable[Iterable[object]]) -> Iterator[str]:
+    """Each row as a line of a CSV file."""
+    line = io.StringIO()
+    write = csv.writer(line, lineterminator="\n").writerow
+    for row in rows:
+        write(row)
+        yield line.getvalue()
+        line.seek(0)
+        line.truncate()
 
 
 def whole_rows(path: Path) -> Iterator[list[str]]:

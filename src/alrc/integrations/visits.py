@@ -6,12 +6,13 @@ are written as members of one gzip file, which are whole whenever a program ends
 
 import csv
 import gzip
-import io
 import re
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
+
+from alrc.integrations.spikes import csv_lines
 
 
 class Visit(NamedTuple):
@@ -73,31 +74,20 @@ class VisitLog:
         self.path = path
         self._is_open = False
 
-    def append(self, step: int, visits: Iterable[Visit]) -> None:
-        """Appends visits, none of which has an earlier step than this one."""
+    def append(self, step: int, lines: Iterable[str]) -> None:
+        """Appends rows, each of them a line, none of an earlier step than this one."""
         if not self._is_open:
             self._go_on(step)
-        if rows := _packed(visits):
-            with self.path.open("ab") as file:
-                file.write(rows)
+        if rows := "".join(lines).encode():
+            with self.path.open("ab") as file:  # without the time, the same rows are the same bytes
+                file.write(gzip.compress(rows, 1, mtime=0))
 
     def _go_on(self, step: int) -> None:
         """Keeps whole rows of earlier steps."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         whole = self.path.with_name(self.path.name + ".part")
         with gzip.open(whole, "wt", compresslevel=1, newline="", encoding="utf-8") as file:
-            _write(file, (visit for visit in read_visits(self.path) if visit.step < step))
+            visits = (visit for visit in read_visits(self.path) if visit.step < step)
+            file.writelines(csv_lines([row.step, row.losses, *row.keys] for row in visits))
         whole.replace(self.path)
         self._is_open = True
-
-
-def _packed(visits: Iterable[Visit]) -> bytes:
-    text = io.StringIO()
-    _write(text, visits)
-    # Without the time in the header, the same rows are the same bytes.
-    return gzip.compress(text.getvalue().encode(), 1, mtime=0) if text.tell() else b""
-
-
-def _write(file: io.TextIOBase, visits: Iterable[Visit]) -> None:
-    rows = csv.writer(file, lineterminator="\n")
-    rows.writerows([visit.step, visit.losses, *visit.keys] for visit in visits)
