@@ -23,7 +23,7 @@ from alrc.integrations.loggers import Watch
 from alrc.torch import ALRC
 
 ROUNDS, CALLS, BATCH, STEP = 41, 100, 128, 10_000  # microseconds
-LOOKS_ON = {"num_stddev": 1.0, "scale": "linear"}
+LOOKS_ON = {"num_stddev": 0.75}
 
 
 def steps(stack: ExitStack, kind: str, width: int) -> Callable[[], None]:

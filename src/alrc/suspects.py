@@ -20,18 +20,17 @@ class Suspect(NamedTuple):
 
     Attributes:
         key: What :meth:`~alrc.integrations.loggers.Watch.name_next` called it.
-        visits: How many losses it had that count; None if no log says so.
+        visits: How many losses it had that count.
         limited: How many of them were limited, from above.
         nonfinite: How many were NaN, infinite, or too large for the moments.
-        share: (limited + nonfinite) / visits; NaN without visits.
+        share: (limited + nonfinite) / visits.
         factor: What is left of its gradients: the geometric mean of what they were multiplied by,
-            which is 1 where nothing was limited, over its visits; without visits, over those that
-            were limited. Where a loss was not finite, the smallest factor of any loss stands for
-            its. Smaller is worse.
+            which is 1 where nothing was limited, over its visits. Where a loss was not finite, the
+            smallest factor of any loss stands for its. Smaller is worse.
     """
 
     key: str
-    visits: int | None
+    visits: int
     limited: int
     nonfinite: int
     share: float
@@ -44,14 +43,14 @@ class Ranking:
 
     Attributes:
         suspects: Worst first.
-        visits: Losses that count, of all named examples; None if a log of visits is missing.
+        visits: Losses that count, of all named examples.
         limited: How many were limited, from above; of named examples, like all that follow.
         nonfinite: How many were NaN, infinite, or too large for the moments.
         notes: What one should know of them, in sentences.
     """
 
     suspects: list[Suspect]
-    visits: int | None
+    visits: int
     limited: int
     nonfinite: int
     notes: tuple[str, ...]
@@ -80,9 +79,10 @@ def rank_suspects(
             of those that remain more.
 
     Raises:
-        FileNotFoundError: If there is no such spike log.
-        ValueError: If a file is no spike log, if none of its rows names an example, or if ``by``
-            is neither of the two.
+        FileNotFoundError: If there is no such spike log, or no log of visits beside one that names
+            examples.
+        ValueError: If a file is none of these logs, if no example was named, or if ``by`` is
+            neither of the two.
 
     Example:
         >>> import tempfile, torch
@@ -98,6 +98,8 @@ def rank_suspects(
         ...     ranking = rank_suspects([f"{folder}/spikes.csv"])
         >>> [(x.key, x.visits, x.limited, x.share) for x in ranking.suspects]
         [('dog.png', 2, 2, 1.0), ('eel.png', 2, 1, 0.5)]
+        >>> [x.key for x in ranking.suspects if x.factor <= 0.5]  # lost half of their gradients
+        ['dog.png']
     """
     if by not in ("factor", "share"):
         raise ValueError(
@@ -106,20 +108,24 @@ def rank_suspects(
         )
     files = _files(spikes)
     counts = _Counts()
-    blind = [file for file in files if counts.add_spikes(file) and not _has_visits(file)]
-    if not counts.place and counts.unnamed:
+    for file in files:
+        is_named, beside = counts.add_spikes(file), visits_beside(file)
+        if is_named and not beside.exists():
+            raise FileNotFoundError(
+                "suspects: beside a spike log must be its log of visits, because it says how often "
+                f"each example was seen; {beside} does not exist. Copy it from where the run "
+                "wrote both, or let this version of Watch log another run."
+            )
+    visits = sum(map(counts.add_visits, map(visits_beside, files)))
+    if not visits:
         raise ValueError(
-            f"suspects: spike logs must name the examples, because these are what is ranked; in "
-            f"{', '.join(map(str, files))} no row has a key. Call watch.name_next(keys) before "
-            "each call of ALRC, with an index or a file name for each loss."
+            "suspects: the examples must have names, because these are what is ranked; "
+            f"{', '.join(map(str, files))} names none. Call watch.name_next(keys) before each call "
+            "of ALRC, with an index or a file name for each loss."
         )
-    visits = None if blind else sum(map(counts.add_visits, map(visits_beside, files)))
-    suspects = sorted(
-        counts.suspects(visits is not None),
-        key=_by_share if by == "share" or visits is None else _by_factor,
-    )
-    kept = [s for s in suspects if s.visits is None or s.visits >= min_visits]
-    notes = [*counts.notes(), *_of_visits(blind, kept, len(suspects) - len(kept), min_visits)]
+    suspects = sorted(counts.suspects(), key=_by_share if by == "share" else _by_factor)
+    kept = [suspect for suspect in suspects if suspect.visits >= min_visits]
+    notes = [*counts.notes(), *_of_visits(kept, len(suspects) - len(kept), min_visits)]
     return Ranking(kept, visits, sum(counts.limited), sum(counts.nonfinite), tuple(notes))
 
 
@@ -181,17 +187,14 @@ class _Counts:
                     self.visits[i] += losses
         return total
 
-    def suspects(self, has_visits: bool) -> Iterator[Suspect]:
+    def suspects(self) -> Iterator[Suspect]:
         for key, i in self.place.items():
             limited, nonfinite = self.limited[i], self.nonfinite[i]
             bad = limited + nonfinite
-            self.behind += has_visits and bad > self.visits[i]
-            visits = max(self.visits[i], bad) if has_visits else bad
+            self.behind += bad > self.visits[i]
+            visits = max(self.visits[i], bad)
             factor = math.exp((self.log_factor[i] + nonfinite * self.hardest) / visits)
-            if has_visits:
-                yield Suspect(key, visits, limited, nonfinite, bad / visits, factor)
-            else:
-                yield Suspect(key, None, limited, nonfinite, math.nan, factor)
+            yield Suspect(key, visits, limited, nonfinite, bad / visits, factor)
 
     def notes(self) -> Iterator[str]:
         if self.unnamed:
@@ -213,19 +216,10 @@ def _by_factor(suspect: Suspect) -> tuple[float, ...]:
 
 
 def _by_share(suspect: Suspect) -> tuple[float, ...]:
-    """By the number, without visits."""
-    share = suspect.limited + suspect.nonfinite if suspect.visits is None else suspect.share
-    return -share, -suspect.nonfinite, suspect.factor
+    return -suspect.share, -suspect.nonfinite, suspect.factor
 
 
-def _of_visits(
-    blind: list[Path], kept: list[Suspect], left_out: int, min_visits: int
-) -> Iterator[str]:
-    if blind:
-        yield (
-            f"No log of visits is beside {', '.join(map(str, blind))}, so the examples are ranked "
-            "by how often they were limited; whoever was seen more often stands higher."
-        )
+def _of_visits(kept: list[Suspect], left_out: int, min_visits: int) -> Iterator[str]:
     if left_out:
         yield f"Examples with fewer than {min_visits} visits were left out: {left_out:,}."
     once = sum(suspect.visits == 1 for suspect in kept)
@@ -247,7 +241,3 @@ def _files(spikes: Iterable[str | os.PathLike[str]]) -> list[Path]:
         )
     files = [file for path in named for file in files_of_ranks(path, "suspects")]
     return list({file.resolve(): file for file in files}.values())
-
-
-def _has_visits(spikes: Path) -> bool:
-    return visits_beside(spikes).exists()

@@ -48,8 +48,8 @@ def test_the_worst_examples_are_told_with_all_that_was_read(spikes) -> None:
     assert (code, err) == (0, "")
     first, *_, last = out.splitlines()
     assert first == (
-        "Of 200 losses, 9 were limited (4.5%) and 1 not finite: at least once in 3 examples, in "
-        "half of their visits or more in 2."
+        "Of 200 losses, 9 were limited (4.5%) and 1 not finite: at least once in 3 examples, 2 of "
+        "which lost half of their gradients or more."
     )
     assert last.startswith("└")
     cells = [[x.strip() for x in row.split("│")[1:-1]] for row in out.splitlines() if "│" in row]
@@ -87,7 +87,7 @@ def test_where_few_losses_are_limited_a_lower_limit_is_advised(tmp_path) -> None
     assert out.splitlines()[-1] == (
         "Few losses were limited, as they should be in training; where more data may be bad, a "
         "lower limit tells more. A second ALRC can look on without limiting what is trained: "
-        'ALRC(num_stddev=1.0, scale="linear"), called with losses.detach(), in a Watch of its own.'
+        "ALRC(num_stddev=0.75), called with losses.detach(), in a Watch of its own."
     )
 
 
@@ -95,17 +95,16 @@ def test_a_log_in_which_nothing_was_limited_says_how_many_losses_there_were(tmp_
     module, path = ALRC(**STILL, scale="linear"), tmp_path / "spikes.csv"
     with Watch(module, spikes=path, every=1) as watch:
         module(torch.ones(3))
-        _, out, _ = alrc("suspects", path)
-        assert out == (
-            "Read no visit and no limited loss: has the training begun, and named its examples?\n"
-        )
+        code, out, err = alrc("suspects", path)
+        assert (code, out) == (2, "")
+        assert err.startswith("alrc: suspects: the examples must have names, because these are ")
         watch.name_next("abc")
         module(torch.ones(3))
     code, out, _ = alrc("suspects", path)
     assert code == 0
     assert out.splitlines()[0] == (
-        "Of 3 losses, 0 were limited (0.0%): at least once in 0 examples, in half of their visits "
-        "or more in 0."
+        "Of 3 losses, 0 were limited (0.0%): at least once in 0 examples, 0 of which lost half of "
+        "their gradients or more."
     )
 
 
@@ -193,7 +192,7 @@ def test_every_kind_of_image_is_shown(tmp_path, kind) -> None:
 def test_gray_arrays_figures_and_text_are_shown(tmp_path) -> None:
     figure = Figure((1, 1))
     seen = {"gray": np.array([[-2.0, np.nan], [2.0, 0.0]]), "figure": figure, "text": "it & I"}
-    suspects = [Suspect(key, None, 2, 0, 0.5, 0.25) for key in seen]
+    suspects = [Suspect(key, 4, 2, 0, 0.5, 0.25) for key in seen]
     write_sheet(tmp_path / "s.html", "What was read", suspects, seen.__getitem__)
     page = Sheet(tmp_path / "s.html")
     gray, drawn = page.images

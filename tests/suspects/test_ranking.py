@@ -134,20 +134,41 @@ def test_losses_that_a_lower_limit_raised_are_no_suspects(tmp_path) -> None:
     )
 
 
-def test_without_a_log_of_visits_the_number_ranks_and_a_note_says_so(tmp_path) -> None:
-    path = tmp_path / "s.csv"
-    write(path, [limited("a", 0.1), limited("b", 0.5), limited("b", 0.5, 1)], [])
-    ranking = rank_suspects([path])
-    assert [(x.key, x.visits, x.limited) for x in ranking.suspects] == [
-        ("b", None, 2),
-        ("a", None, 1),
-    ]
-    assert all(math.isnan(x.share) for x in ranking.suspects)
-    assert ranking.visits is None
-    assert ranking.notes == (
-        f"No log of visits is beside {path}, so the examples are ranked by how often they were "
-        "limited; whoever was seen more often stands higher.",
+def test_names_without_a_log_of_visits_are_refused_in_words(tmp_path) -> None:
+    """Of one rank among two as well: by the visits of the other, its shares would be wrong."""
+    path, other = tmp_path / "s.csv", tmp_path / "s-rank1.csv"
+    write(path, [limited("a", 0.1)], [Visit(0, 1, ["a", "b"])])
+    write(other, [limited("a", 0.1)], [])
+    with pytest.raises(FileNotFoundError) as error:
+        rank_suspects([path])
+    assert str(error.value) == (
+        "suspects: beside a spike log must be its log of visits, because it says how often each "
+        f"example was seen; {tmp_path / 's-rank1-visits.csv.gz'} does not exist. Copy it from "
+        "where the run wrote both, or let this version of Watch log another run."
     )
+
+
+def test_a_rank_that_named_nothing_needs_no_log_of_visits(tmp_path) -> None:
+    write(tmp_path / "s.csv", [limited("a", 0.5)], [Visit(0, 2, ["a", "b"])])
+    write(tmp_path / "s-rank1.csv", [limited("", 0.5)], [])
+    ranking = rank_suspects([tmp_path / "s.csv"])
+    assert [(x.key, x.share) for x in ranking.suspects] == [("a", 0.5)]
+    assert ranking.notes == ("Rows of the spike logs that name no example were left out: 1.",)
+
+
+@pytest.mark.parametrize("cut", [0, 5, 40])
+def test_a_spike_log_whose_last_line_was_cut_short_is_read_as_far_as_it_is_whole(
+    tmp_path, cut
+) -> None:
+    path = tmp_path / "s.csv"
+    rows = [limited("a", 0.5), limited("b", 0.25, 1), limited("b", 0.25, 2)]
+    write(path, rows, [Visit(step, 1, ["a", "b", "c"]) for step in range(4)])
+    whole = path.read_bytes()
+    last = len(whole) - whole.rindex(b"\n", 0, -1) - 1
+    path.write_bytes(whole[: len(whole) - cut * last // 41] if cut else whole)
+    ranking = rank_suspects([path])
+    found = [(x.key, x.limited, x.visits) for x in ranking.suspects]
+    assert found == [("b", 1 if cut else 2, 4), ("a", 1, 4)]
 
 
 def test_rows_without_a_name_are_counted_and_left_out(tmp_path) -> None:
@@ -190,15 +211,24 @@ def test_what_is_no_log_of_named_examples_is_refused_in_words(tmp_path) -> None:
     nowhere, unnamed, other = (tmp_path / name for name in ("no.csv", "unnamed.csv", "other.csv"))
     write(unnamed, [limited("", 0.5)], [])
     other.write_text("step,loss\n1,2\n")
+    just_begun, empty, factor = (tmp_path / f"{name}.csv" for name in ("begun", "empty", "factor"))
+    write(just_begun, [], [])
+    empty.touch()
+    write(factor, [limited("a", 0.5)._replace(factor=0.0)], [Visit(0, 1, ["a"])])
     half = tmp_path / "half.csv"
     half.write_text(",".join(Spike._fields) + "\n0,0,0,a,,8.0,4.0,0.5\n1,0,0,a,,eight,4.0,0.5\n")
     visits = tmp_path / "half-visits.csv.gz"
     refusals = {
         nowhere: f"there must be a spike log; got {nowhere}, which does not exist. Pass what Watch "
         "was given as spikes.",
-        unnamed: "spike logs must name the examples, because these are what is ranked; in "
-        f"{unnamed} no row has a key. Call watch.name_next(keys) before each call of ALRC, with an "
-        "index or a file name for each loss.",
+        **{
+            path: f"the examples must have names, because these are what is ranked; {path} names "
+            "none. Call watch.name_next(keys) before each call of ALRC, with an index or a file "
+            "name for each loss."
+            for path in (unnamed, just_begun, empty)
+        },
+        factor: f"{factor} must be a spike log, as a Watch writes it; line 2 can't be read: a "
+        "factor is above 0, not 0.0. Remove that line, or pass another path.",
         other: f"{other} must have the columns step, rank, index, key, group, loss, limit, factor; "
         "it has step, loss. Pass another path.",
         half: f"{half} must be a spike log, as a Watch writes it; line 3 can't be read: could not "
@@ -232,9 +262,7 @@ def test_memory_does_not_grow_with_the_number_of_visits(tmp_path) -> None:
 
 def test_a_csv_file_has_a_row_for_each_suspect() -> None:
     file = io.StringIO()
-    write_csv(
-        [Suspect('a,"b"', 3, 1, 1, 2 / 3, 0.1), Suspect("c", None, 1, 0, math.nan, 0.5)], file
-    )
+    write_csv([Suspect('a,"b"', 3, 1, 1, 2 / 3, 0.1), Suspect("c", 1, 1, 0, 1.0, 0.5)], file)
     rows = [*csv.DictReader(io.StringIO(file.getvalue()))]
     assert [row["rank"] for row in rows] == ["1", "2"]
-    assert (rows[0]["key"], float(rows[0]["share"]), rows[1]["visits"]) == ('a,"b"', 2 / 3, "")
+    assert (rows[0]["key"], float(rows[0]["share"]), rows[1]["visits"]) == ('a,"b"', 2 / 3, "1")

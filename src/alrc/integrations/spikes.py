@@ -81,6 +81,8 @@ def spikes_of(file: Path, who: str = "read_spikes") -> Iterator[Spike]:
             step, rank, index, key, group, loss, limit, factor = row
             place = int(step), int(rank), int(index)
             numbers = float(loss), float(limit), float(factor)
+            if not numbers[2] > 0:
+                raise ValueError(f"a factor is above 0, not {factor}")
             yield Spike(*place, key, int(group) if group else None, *numbers)
     except _OtherColumns:
         raise

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["suspects"]
 
 FEW = 0.02  # Of the losses: so few are limited where a limit is too high to find bad data by.
-HALF = 0.5
+HALF = 0.5  # Of their gradients: what is left of the worst.
 
 
 def suspects(
@@ -98,17 +98,13 @@ def suspects(
 
 def summary(ranking: "Ranking") -> str:
     """In one line, how much was read and what it says."""
-    named, bad = len(ranking.suspects), ranking.limited + ranking.nonfinite
-    if ranking.visits == 0 or (ranking.visits is None and not bad):
-        return "Read no visit and no limited loss: has the training begun, and named its examples?"
-    if ranking.visits is None:
-        return f"Read {bad:,} limited losses of {named:,} named examples."
     lost = f" and {ranking.nonfinite:,} not finite" if ranking.nonfinite else ""
-    often = sum(suspect.share >= HALF for suspect in ranking.suspects)
+    worst = sum(suspect.factor <= HALF for suspect in ranking.suspects)
     return (
         f"Of {ranking.visits:,} losses, {ranking.limited:,} were limited "
-        f"({ranking.limited / ranking.visits:.1%}){lost}: at least once in {named:,} examples, in "
-        f"half of their visits or more in {often:,}."
+        f"({ranking.limited / ranking.visits:.1%}){lost}: at least once in "
+        f"{len(ranking.suspects):,} examples, {worst:,} of which lost half of their gradients or "
+        "more."
     )
 
 
@@ -134,17 +130,16 @@ def cells(suspect: Any) -> tuple[str, str, str]:
     number = f"{suspect.limited:,}"
     if suspect.nonfinite:
         number = f"{number} + {suspect.nonfinite:,} not finite"
-    share = "?" if suspect.visits is None else f"{suspect.share:.0%} of {suspect.visits:,}"
-    return number, share, f"{suspect.factor:.3g}"
+    return number, f"{suspect.share:.0%} of {suspect.visits:,}", f"{suspect.factor:.3g}"
 
 
 def _advice(ranking: "Ranking") -> str:
-    if not ranking.visits or ranking.limited >= FEW * ranking.visits:
+    if ranking.limited >= FEW * ranking.visits:
         return ""
     return (
         "Few losses were limited, as they should be in training; where more data may be bad, a "
         "lower limit tells more. A second ALRC can look on without limiting what is trained: "
-        'ALRC(num_stddev=1.0, scale="linear"), called with losses.detach(), in a Watch of its own.'
+        "ALRC(num_stddev=0.75), called with losses.detach(), in a Watch of its own."
     )
 
 

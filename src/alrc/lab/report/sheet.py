@@ -76,9 +76,8 @@ def write_sheet(
 
 
 def _caption(suspect: Suspect) -> str:
-    visits = "" if suspect.visits is None else f" of {suspect.visits}"
     lost = f", not finite {suspect.nonfinite}" if suspect.nonfinite else ""
-    return f"limited {suspect.limited}{visits}{lost}, factor {suspect.factor:.3g}"
+    return f"limited {suspect.limited} of {suspect.visits}{lost}, factor {suspect.factor:.3g}"
 
 
 def _seen(example: Any) -> str:
