@@ -197,7 +197,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--choose", action="store_true")
     arguments = parser.parse_args()
-    out = arguments.out
+    out, columns = arguments.out, COLUMNS[:6] if arguments.choose else COLUMNS
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")  # of cleanlab's own dependencies
     done = set()
@@ -205,7 +205,7 @@ def main() -> None:
         with out.open(encoding="utf-8") as file:
             done = {(row["data"], row["bad"], row["seed"]) for row in csv.DictReader(file)}
     else:
-        out.write_text(",".join(COLUMNS) + "\n", encoding="utf-8")
+        out.write_text(",".join(columns) + "\n", encoding="utf-8")
     data = ["digits", *(f"{name} {x:g}" for name, shifts in SHIFTS.items() for x in shifts)]
     seeds = CHOOSING_SEEDS if arguments.choose else SEEDS
     for seed, name, bad in itertools.product(seeds, data, SHARES):
@@ -213,7 +213,7 @@ def main() -> None:
             continue
         case = Case(name, bad, seed)
         found = case.rows(case.candidates() if arguments.choose else case.methods())
-        rows = [(name, bad, seed, *row) for row in found]
+        rows = [(name, bad, seed, *row)[: len(columns)] for row in found]
         with out.open("a", newline="", encoding="utf-8") as file:
             csv.writer(file, lineterminator="\n").writerows(rows)
 
