@@ -122,6 +122,21 @@ def test_names_of_any_kind_come_back_as_text_from_both_logs(tmp_path) -> None:
     assert [spike.key for spike in read_spikes(path)] == [*texts, *texts]
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_losses_and_limits_come_back_to_the_last_bit(tmp_path, dtype) -> None:
+    alrc = ALRC(3, 0.999, 1.0, 2.0, scale="linear").to(torch.float64)
+    losses = torch.rand(200, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    losses = (10 ** (6 * losses)).to(dtype)
+    with Watch(alrc, spikes=tmp_path / "spikes.csv") as watch:
+        watch.name_next(range(200))
+        limited = alrc(losses)
+    spikes = read_spikes(tmp_path / "spikes.csv")
+    assert len(spikes) > 100
+    for spike in spikes:
+        found = torch.tensor([spike.loss, spike.limit], dtype=torch.float64).to(dtype)
+        assert found.tolist() == [losses[spike.index].item(), limited[spike.index].item()]
+
+
 def test_rows_of_numbers_are_named_by_all_of_them(tmp_path) -> None:
     alrc, path = ALRC(**START), tmp_path / "spikes.csv"
     with Watch(alrc, spikes=path) as watch:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from matplotlib import pyplot
 from matplotlib.figure import Figure
 from PIL import Image
 from typer.testing import CliRunner
@@ -200,6 +201,13 @@ def test_gray_arrays_figures_and_text_are_shown(tmp_path) -> None:
     assert min(drawn.size) > 10
     assert "it & I" in page.words
     assert "What was read" in page.words
+
+
+def test_figures_of_pyplot_are_closed_once_they_are_shown(tmp_path) -> None:
+    suspects = [Suspect(str(i), 4, 2, 0, 0.5, 0.25) for i in range(30)]  # it warns of more than 20
+    write_sheet(tmp_path / "s.html", "", suspects, lambda key: pyplot.figure(figsize=(0.2, 0.2)))
+    assert len(Sheet(tmp_path / "s.html").images) == 30
+    assert pyplot.get_fignums() == []
 
 
 def test_an_example_that_cannot_be_shown_says_why_on_the_sheet(tmp_path) -> None:

@@ -3,6 +3,7 @@
 import base64
 import html
 import io
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,8 @@ def _seen(example: Any) -> str:
         file = io.BytesIO()
         example.savefig(file, format="png", bbox_inches="tight")
         image = Image.open(file)
+        if pyplot := sys.modules.get("matplotlib.pyplot"):
+            pyplot.close(example)  # else it would keep them all
     elif isinstance(example, Path):
         image = Image.open(example)
     else:
