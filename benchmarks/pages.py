@@ -196,7 +196,7 @@ FOUND_BY = {
     "`ALRC()` that limits, by factor": "`ALRC()` that limits",
     "lower limit that limits, by factor": "lower limit that limits",
     "lower limit that looks on, by factor": "**lower limit that looks on**",
-    "lower limit that looks on, by share": "by share",
+    "lower limit that looks on, by share": "the same, by share",
     "mean loss of training": "mean loss of training",
     "cleanlab": "cleanlab",
 }
