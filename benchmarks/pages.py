@@ -34,6 +34,7 @@ PAGES = (
     "docs/how.md",
     "docs/questions.md",
     "docs/settings.md",
+    "docs/suspects.md",
     "docs/troubleshooting.md",
 )
 CLIP = "clip-grad-norm"
@@ -313,6 +314,74 @@ def table(lines: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+FOUND_BY = {
+    "`ALRC()` that limits, by factor": "`ALRC()` that limits",
+    "lower limit that limits, by factor": "lower limit that limits",
+    "lower limit that looks on, by factor": "**lower limit that looks on**",
+    "lower limit that looks on, by share": "the same, by share",
+    "mean loss of training": "mean loss of training",
+    "cleanlab": "cleanlab",
+}
+
+
+@functools.cache
+def suspects(file: str) -> dict[tuple[str, str], dict[str, dict[str, list[float]]]]:
+    """Of docs/suspects*.csv: for each case and each way to rank, what each seed gave."""
+    found: dict[tuple[str, str], dict[str, dict[str, list[float]]]] = {}
+    with (ROOT / "docs" / file).open(encoding="utf-8") as lines:
+        for row in csv.DictReader(lines):
+            # Each kind of data has a method of cleanlab's of its own.
+            name = "cleanlab" if row["method"].startswith("cleanlab") else row["method"]
+            case = found.setdefault((row["data"], f"{100 * float(row['bad']):g} %"), {})
+            columns = case.setdefault(name, {})
+            for column in ("auroc", "precision", "flagged", "right"):
+                if row.get(column):
+                    columns.setdefault(column, []).append(float(row[column]))
+    return found
+
+
+def suspects_found() -> str:
+    """Means over seeds of AUROC and precision, of each way to rank."""
+    return suspects_table(
+        FOUND_BY, lambda x: f"{np.mean(x['auroc']):.3f}, {np.mean(x['precision']):.3f}"
+    )
+
+
+def suspects_flagged() -> str:
+    """How many of the examples that a method flags are bad, of all seeds together."""
+    flags = suspects("suspects.csv").values()
+    named = {key: FOUND_BY[key] for key in FOUND_BY if all("flagged" in x[key] for x in flags)}
+    named = {key: name for key, name in named.items() if not key.endswith("by share")}
+    return suspects_table(named, lambda x: f"{sum(x['right']):.0f} of {sum(x['flagged']):.0f}")
+
+
+def suspects_table(
+    columns: Mapping[str, str], cell: Callable[[Mapping[str, list[float]]], str]
+) -> str:
+    lines = [["data", "bad", *columns.values()], ["---"] * (2 + len(columns))]
+    for case, methods in suspects("suspects.csv").items():
+        lines.append([*case, *(cell(methods[name]) for name in columns)])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def suspects_choice() -> str:
+    """The candidates on seeds apart, with the one that the rule chooses in bold."""
+    cases = suspects("suspects-choice.csv").values()
+    scores = {
+        name: (
+            min(np.mean(case[name]["auroc"]) for case in cases),
+            np.mean([np.mean(case[name]["precision"]) for case in cases]),
+        )
+        for name in next(iter(cases))
+    }
+    chosen = max((precision, name) for name, (auroc, precision) in scores.items() if auroc >= 0.97)
+    lines = ["| setting, order | smallest AUROC | mean precision |", "| --- | --- | --- |"]
+    for name, (auroc, precision) in scores.items():
+        shown = f"**{name}**" if name == chosen[1] else name
+        lines.append(f"| {shown} | {auroc:.3f} | {precision:.4f} |")
+    return "\n".join(lines)
+
+
 @functools.cache
 def results() -> Effects:
     return Effects(read_bench(RESULTS))
@@ -357,6 +426,9 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     "clip": clip,
     "high-rates": high_rates,
     "fixed-points": fixed_points,
+    "suspects": suspects_found,
+    "suspects-flagged": suspects_flagged,
+    "suspects-choice": suspects_choice,
 }
 
 

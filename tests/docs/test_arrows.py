@@ -28,6 +28,7 @@ ARROWS = {
     **dict.fromkeys(FRONT_ENDS, CORE),
     "alrc.integrations": FRONT_ENDS | CORE,
     "alrc.replay": {"alrc.files", "alrc.rule", "alrc.settings"},  # its command is in alrc.lab.cli
+    "alrc.suspects": {"alrc.integrations"},
     "alrc.cli": {"alrc.lab.cli"},
     # cli -> report, exec -> engine -> api <- tasks, arms: what trains knows no task and no arm.
     "alrc.lab": set(),
@@ -37,9 +38,9 @@ ARROWS = {
     "alrc.lab.arms": {"alrc.lab.api", "alrc.torch", "alrc.rule", "alrc.settings"},
     "alrc.lab.engine": {"alrc.files", "alrc.lab.api"},
     "alrc.lab.exec": {"alrc.lab.api", "alrc.lab.engine"},
-    "alrc.lab.report": {"alrc", "alrc.lab.api", "alrc.lab.engine"},
+    "alrc.lab.report": {"alrc", "alrc.suspects", "alrc.lab.api", "alrc.lab.engine"},
     "alrc.lab.cli": {
-        *("alrc", "alrc.replay"),
+        *("alrc", "alrc.replay", "alrc.suspects"),
         *(f"alrc.lab.{room}" for room in ("api", "data", "engine", "exec", "report")),
     },
     "alrc.lab.templates": {"alrc.lab.api", "alrc.lab.engine"},

@@ -44,7 +44,7 @@ def test_a_resumed_run_leaves_the_files_of_an_uninterrupted_one(tmp_path) -> Non
         whole = (tmp_path / "whole" / name).read_bytes()
         assert (tmp_path / "parts" / name).read_bytes() == whole
         assert whole.count(b"\n") > 10
-    assert len(list((tmp_path / "parts").iterdir())) == 2
+    assert len(list((tmp_path / "parts").iterdir())) == 3
 
 
 def test_every_row_is_in_the_csv_file_as_soon_as_it_is_logged(tmp_path) -> None:

@@ -19,6 +19,7 @@ from alrc.integrations import recording
 from alrc.integrations.outlets import Log, to_csv, to_tensorboard
 from alrc.integrations.scalars import Kept, scalars
 from alrc.integrations.spikes import Spike, Table, of_rank, read_spikes
+from alrc.integrations.visits import VisitLog, visits_beside
 from alrc.rule import Step
 from alrc.torch import ALRC
 
@@ -50,7 +51,9 @@ class Watch:
 
     The spike log is a CSV file with one row for each limited loss, and one for each loss that is
     not finite, since that is how broken data are found; :class:`Spike` says what is in it, and
-    :func:`read_spikes` reads it.
+    :func:`read_spikes` reads it. If :meth:`name_next` names the examples, a second file beside it,
+    ``spikes-visits.csv.gz``, says which of them each call had: from both, ``alrc suspects`` ranks
+    the examples by how often and how hard they were limited.
 
     Args:
         alrc: The module to watch.
@@ -120,6 +123,7 @@ class Watch:
             )
         self._spike_path = None if spikes is None else Path(spikes)
         self._spike_table: Table | None = None
+        self._visit_log: VisitLog | None = None
         self._rank = 0
         self._keys: recording.Keys | None = None  # of the next call
         # Calls that have not been read from the device, and the number of losses in them.
@@ -233,8 +237,14 @@ factor=0.5)
             return
         if self._spike_table is None:
             self._spike_table = Table("Watch", of_rank(self._spike_path, self._rank))
-        rows = recording.spikes(calls, losses, self._rank, settings.num_groups)
+        names = [recording.names_of(call) for call in calls]
+        rows = recording.spikes(calls, losses, names, self._rank, settings.num_groups)
         self._spike_table.append(Spike._fields, calls[0].number, rows)
+        if any(names):
+            if self._visit_log is None:
+                self._visit_log = VisitLog(visits_beside(self._spike_table.path))
+            visits = recording.visits(calls, losses, names)
+            self._visit_log.append(calls[0].number, visits)
 
     def _log(self) -> None:
         sums, self._sums, self._num_unlogged = self._sums, 0.0, 0

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Any, Protocol
 
-from alrc.integrations.spikes import Table
+from alrc.integrations.spikes import Table, csv_lines
 
 
 class Log(Protocol):
@@ -41,7 +41,7 @@ def to_csv(path: str | os.PathLike[str]) -> Log:
     table = Table("to_csv", Path(path))
 
     def log(scalars: dict[str, float], /, *, step: int) -> None:
-        table.append(("step", *scalars), step, [(step, *scalars.values())])
+        table.append(("step", *scalars), step, csv_lines([(step, *scalars.values())]))
 
     return log
 

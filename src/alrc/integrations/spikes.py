@@ -2,9 +2,10 @@
 
 import csv
 import io
+import itertools
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -53,23 +54,43 @@ def read_spikes(path: str | os.PathLike[str]) -> list[Spike]:
         FileNotFoundError: read_spikes: there must be a spike log; got typo.csv, which does not \
 exist. Pass what Watch was given as spikes.
     """
-    path = Path(path)
+    spikes = [spike for file in files_of_ranks(Path(path)) for spike in spikes_of(file)]
+    return sorted(spikes, key=lambda spike: spike[:3])
+
+
+def files_of_ranks(path: Path, who: str = "read_spikes") -> list[Path]:
+    """The spike log of rank 0 and those of other ranks beside it; refused if there are none."""
     name = f"{re.escape(path.stem)}(-rank[0-9]+)?{re.escape(path.suffix)}"
     folder = path.parent.iterdir() if path.parent.is_dir() else ()
-    files = [file for file in folder if re.fullmatch(name, file.name)]
+    files = sorted(file for file in folder if re.fullmatch(name, file.name))
     if not files:
         raise FileNotFoundError(
-            f"read_spikes: there must be a spike log; got {path}, which does not exist. Pass what "
+            f"{who}: there must be a spike log; got {path}, which does not exist. Pass what "
             "Watch was given as spikes."
         )
-    spikes = []
-    for file in files:
-        columns, *rows = _lines(file) or [list(Spike._fields)]
-        _check_columns("read_spikes", file, tuple(columns), Spike._fields)
-        for step, rank, index, key, group, *numbers in rows:
+    return files
+
+
+def spikes_of(file: Path, who: str = "read_spikes") -> Iterator[Spike]:
+    """The rows of one rank's file, one by one."""
+    rows, line = whole_rows(file), 1
+    try:
+        _check_columns(who, file, tuple(next(rows, Spike._fields)), Spike._fields)
+        for row in rows:
+            line += 1
+            step, rank, index, key, group, loss, limit, factor = row
             place = int(step), int(rank), int(index)
-            spikes.append(Spike(*place, key, int(group) if group else None, *map(float, numbers)))
-    return sorted(spikes, key=lambda spike: spike[:3])
+            numbers = float(loss), float(limit), float(factor)
+            if not numbers[2] > 0:
+                raise ValueError(f"a factor is above 0, not {factor}")
+            yield Spike(*place, key, int(group) if group else None, *numbers)
+    except _OtherColumns:
+        raise
+    except ValueError as error:  # of a number, of too few, or of no text
+        raise ValueError(
+            f"{who}: {file} must be a spike log, as a Watch writes it; line {line} can't be read: "
+            f"{error}. Remove that line, or pass another path."
+        ) from error
 
 
 class Table:
@@ -79,39 +100,53 @@ class Table:
         self.who, self.path = who, path
         self._columns: tuple[str, ...] = ()
 
-    def append(
-        self, columns: tuple[str, ...], step: int, rows: Iterable[tuple[object, ...]]
-    ) -> None:
-        """Appends the rows, none of which has an earlier step than this one."""
+    def append(self, columns: tuple[str, ...], step: int, lines: Iterable[str]) -> None:
+        """Appends lines, none of which has an earlier step than this one."""
         if not self._columns:
             self._go_on(columns, step)
         _check_columns(self.who, self.path, self._columns, columns)
         with self.path.open("a", newline="", encoding="utf-8") as file:
-            csv.writer(file, lineterminator="\n").writerows(rows)
+            file.writelines(lines)
 
     def _go_on(self, columns: tuple[str, ...], step: int) -> None:
         """Keeps whole lines of earlier steps, and writes the first line if there is none."""
-        first, *rows = _lines(self.path) or [list(columns)]
+        rows = whole_rows(self.path)
+        first = next(rows, list(columns))
         _check_columns(self.who, self.path, tuple(first), columns)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         whole = self.path.with_name(self.path.name + ".part")
         with whole.open("w", newline="", encoding="utf-8") as file:
-            lines = [first, *(row for row in rows if int(row[0]) < step)]
-            csv.writer(file, lineterminator="\n").writerows(lines)
+            kept = itertools.chain([first], (row for row in rows if int(row[0]) < step))
+            file.writelines(csv_lines(kept))
         whole.replace(self.path)
         self._columns = columns
 
 
-def _lines(path: Path) -> list[list[str]]:
+def csv_lines(rows: Iterable[Iterable[object]]) -> Iterator[str]:
+    """Each row as a line of a CSV file."""
+    line = io.StringIO()
+    write = csv.writer(line, lineterminator="\n").writerow
+    for row in rows:
+        write(row)
+        yield line.getvalue()
+        line.seek(0)
+        line.truncate()
+
+
+def whole_rows(path: Path) -> Iterator[list[str]]:
     """The rows of the lines that end; none if there is no such file."""
-    text = path.read_bytes() if path.exists() else b""
-    whole = text[: text.rfind(b"\n") + 1].decode()
-    return list(csv.reader(io.StringIO(whole, newline="")))
+    if path.exists():
+        with path.open("rb") as file:
+            yield from csv.reader(line.decode() for line in file if line.endswith(b"\n"))
+
+
+class _OtherColumns(ValueError):
+    pass
 
 
 def _check_columns(who: str, path: Path, found: tuple[str, ...], wanted: tuple[str, ...]) -> None:
     if found != wanted:
-        raise ValueError(
+        raise _OtherColumns(
             f"{who}: {path} must have the columns {', '.join(wanted)}; it has {', '.join(found)}. "
             "Pass another path."
         )

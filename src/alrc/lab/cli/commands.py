@@ -13,6 +13,7 @@ from alrc.lab.cli.options import make_app
 from alrc.lab.cli.replay import replay
 from alrc.lab.cli.report import report
 from alrc.lab.cli.study import study
+from alrc.lab.cli.suspects import suspects
 
 app = make_app(no_args_is_help=True)
 lab = make_app(no_args_is_help=True, help="Experiments: tasks, arms, studies, reports.")
@@ -23,6 +24,7 @@ lab.command("report")(report)
 lab.command("new-task")(new_task)
 lab.command("complete")(complete)
 lab.add_typer(data.app, name="data")
+app.command("suspects")(suspects)
 app.add_typer(demo.app, name="demo")
 app.command("replay")(replay)
 app.add_typer(lab, name="lab")
