@@ -17,7 +17,15 @@ LEFT_OUT = {line.lstrip("/") for line in CONFIG["exclude_docs"].split()}
 LINK = re.compile(r"(?<!\\)\[(?:[^\[\]]|\[[^\]]*\])*\]\(([^()\s]+)\)")
 CODE = re.compile(r"^( *)```.*?^\1```|`[^`\n]*`", re.MULTILINE | re.DOTALL)
 TRAINERS = ("lightning", "loggers", "transformers")
-PUBLIC = ("torch", "jax", "keras", "lab/api", *(f"integrations/{name}" for name in TRAINERS))
+PUBLIC = (
+    "torch",
+    "jax",
+    "keras",
+    "lab/api",
+    "replay",
+    "suspects",
+    *(f"integrations/{name}" for name in TRAINERS),
+)
 PAGES = sorted(
     [
         *DOCS.rglob("*.md"),
