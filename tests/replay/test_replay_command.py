@@ -246,9 +246,9 @@ def test_the_page_shows_what_is_printed() -> None:
     log = next((place for place in places if place.exists()), None)
     if log is None:
         pytest.skip("the real log of Lightning is not on this machine")
-    console = Console(file=io.StringIO(), width=92, force_terminal=True, color_system=None)
+    console = Console(file=io.StringIO(), width=76, force_terminal=True, color_system=None)
     curve = read_log(log)
-    for part in show.view(curve, replay(curve), 92):
+    for part in show.view(curve, replay(curve), 76):
         console.print(part)
     shown = [line.rstrip() for line in console.file.getvalue().splitlines()]
     page = (ROOT / "docs/replay.md").read_text()
