@@ -43,7 +43,7 @@ def main() -> None:
 
 
 def row(run: Path, scan: Scan, folder: Path) -> tuple[np.ndarray, ...]:
-    whole = scan.pixels
+    whole = scan.pixels.copy()
     visited = paths.spiral(len(whole), 0.05) > 0
     given = np.where(visited, whole, np.nan).astype(np.float32)
     partial, completed = folder / "partial.tif", folder / f"{scan.name}-completed.tif"
