@@ -134,8 +134,8 @@ def replay(
         >>> found.verdict.kind, found.outcome.num_limited > 0, bool(found.limited[700])
         ('isolated spikes', True, True)
         >>> print(found.verdict.sentence)
-        isolated spikes: 1, at row 700; the largest reached 9 where 2.005 is usual. The losses are back \
-within 1 row.
+        isolated spikes: 1, at row 700; the largest reached 9 where 2.005 is usual. The losses \
+are back within 1 row.
     """
     if isinstance(losses, Curve):
         beside = any(one is not None for one in (gradient_norm, averaged, epochs, steps))
