@@ -21,11 +21,12 @@ oldest: .venv-oldest/installed
 	USE_TF=0 .venv-oldest/bin/pytest $(DISTRIBUTED) -o filterwarnings=default tests/integrations tests/jax \
 	  tests/keras --ignore tests/integrations/test_log_tools.py $(ARGS)
 
-# Every line of the core is covered; counting takes a third of the time, and these two add none.
+# Every line of the rule, its front ends and integrations is covered; counting takes a third of the time,
+# and these add none.
+REST := tests/lab tests/promises tests/replay tests/suspects
 check: lint types .venv/installed
-	$(PYTEST) --all --cov --cov-report=term-missing:skip-covered \
-	  --ignore tests/lab --ignore tests/promises
-	$(PYTEST) --all tests/lab tests/promises
+	$(PYTEST) --all --cov --cov-report=term-missing:skip-covered $(REST:%=--ignore %)
+	$(PYTEST) --all $(REST)
 
 table: .venv/installed
 	$(PYTEST) --all tests/promises tests/keras --table docs/dev/agreement.md $(ARGS)
