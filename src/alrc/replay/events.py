@@ -141,8 +141,6 @@ def _leap(height: Numbers, part: Blocks, block: int) -> int:
     window = height[first:end]
     total = np.append(0.0, np.cumsum(window))
     split = np.arange(3, window.size - 2)
-    if split.size == 0:
-        return first
     before = total[split] / split
     after = (total[-1] - total[split]) / (window.size - split)
     weight = np.sqrt(split * (window.size - split))
