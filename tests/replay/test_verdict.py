@@ -3,13 +3,14 @@
 import collections
 import functools
 import math
+import statistics
 
 import numpy as np
 import pytest
 from replay.synthetic import KINDS, curve
 
 from alrc.replay import periods, replay, verdict
-from alrc.replay.signals import signals
+from alrc.replay.signals import median_of, signals
 
 # Other seeds than those by which thresholds were chosen, which are from 1000 on.
 SEEDS = range(29)
@@ -212,3 +213,10 @@ def test_spikes_beside_dips_that_come_periodically_are_isolated_ones():
     found = replay(losses).verdict
     assert found.sentence.startswith("isolated spikes: 3, at rows 120, 333 and 471;")
     assert found.period is None
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 8, 9, 10, 40])
+def test_a_running_median_is_that_of_as_many_blocks_as_there_are(size):
+    numbers = np.random.default_rng(size).normal(size=size)
+    around = [numbers[max(0, i - 4) : i + 5] for i in range(size)]
+    assert median_of(numbers, 9).tolist() == [statistics.median(some) for some in around]
