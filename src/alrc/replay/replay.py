@@ -134,7 +134,7 @@ def replay(
         >>> found.verdict.kind, found.outcome.num_limited > 0, bool(found.limited[700])
         ('isolated spikes', True, True)
         >>> print(found.verdict.sentence)
-        isolated spikes: 1, at row 700; the largest, 9 where the level is 2.005. The losses are \
+        isolated spikes: 1, at row 700; the largest reached 9 where 2.005 is usual. The losses are \
 back within 1 row.
     """
     if isinstance(losses, Curve):
