@@ -61,6 +61,18 @@ def test_only_losses_that_count_are_visits(tmp_path) -> None:
     assert logged(tmp_path / "spikes-visits.csv.gz") == expected
 
 
+def test_a_named_call_of_which_no_loss_counts_is_no_visit_and_takes_no_place(tmp_path) -> None:
+    path = tmp_path / "spikes-visits.csv.gz"
+    with Watch(ALRC(**START), spikes=tmp_path / "spikes.csv", every=1) as watch:
+        watch.name_next("ab")
+        watch._alrc(torch.tensor([1.0, 2.0]))
+        before = path.read_bytes()
+        watch.name_next("cd")
+        watch._alrc(torch.tensor([1.0, 2.0]), torch.tensor([False, False]))
+        assert path.read_bytes() == before
+    assert logged(path) == {(0, "a"): 1, (0, "b"): 1}
+
+
 def test_without_names_there_is_no_log_of_visits(tmp_path) -> None:
     with Watch(ALRC(**START), spikes=tmp_path / "spikes.csv") as watch:
         watch._alrc(torch.tensor([1.0, 9.0]))

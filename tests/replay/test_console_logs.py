@@ -95,6 +95,11 @@ PRINTED = {
     "PyTorch's tutorial": Printed(
         "[1, {ten:5d}] loss: {loss:.3f}", "loss", range(10, 410, 10), None
     ),
+    "CycleGAN": Printed(
+        "(epoch: 1, iters: {ten}, time: 0.338, data: 0.213) G_GAN: -0.5 G_L1: {loss} D_real: -0.3 ",
+        "G_L1",
+        range(10, 410, 10),
+    ),
     "timm": Printed(
         "Train: 3 [{ten:>4d}/1251 ({row:>3d}%)]  Loss: {loss:.3f} (99.0)  Time: 0.5s, 1234.56/s  "
         "(0.5s)  LR: 5.000e-01  Data: 0.010 (0.020)",
@@ -159,3 +164,20 @@ def test_the_bar_of_keras_says_that_it_shows_means_since_the_epoch_began(tmp_pat
         "Keras' progress bar shows the mean since the epoch began: spikes fade in it, the more the "
         "later in the epoch. Log the loss of each batch for a verdict."
     )
+
+
+def test_rows_of_single_steps_that_lie_apart_say_that_the_others_are_not_there(tmp_path):
+    (tmp_path / "out.log").write_text(log_of(PRINTED["CycleGAN"]))
+    assert read_log(tmp_path / "out.log").notes == (
+        "Read 40 losses from column 'G_L1' of a loss log of CycleGAN and pix2pix.",
+        "Several columns may be the training loss; 'G_L1' was read, the first that is above 0 "
+        "throughout. The others: G_GAN, D_real.",
+        "Each row is one step of 10: spikes of the others are not in the log.",
+    )
+
+
+def test_lines_of_few_words_below_one_of_numbers_are_no_table(tmp_path):
+    (tmp_path / "out.log").write_text("0 8\n" + "".join(f"loss {loss}\n" for loss in LOSSES))
+    curve = read_log(tmp_path / "out.log")
+    assert (curve.column, curve.losses.tolist()) == ("loss", LOSSES)
+    assert curve.notes == ("Read 40 losses from column 'loss' of a console log.",)

@@ -1,5 +1,7 @@
 """Where runs begin, which rows are read again, and what is told of the rest."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -133,3 +135,20 @@ def test_a_line_with_too_few_cells_is_counted_and_shown(read):
     rows = [f"{step},2.5" for step in range(40)]
     curve = read(["step,loss", *rows[:20], "7", *rows[20:]])
     assert "1 line could not be read; the first is line 22: '7'." in curve.notes
+
+
+def test_a_run_that_begins_again_in_a_log_without_steps_is_told_by_its_row(read):
+    lines = [f"loss {10 - row / 100}" for row in range(50)]
+    curve = read([*lines[:25], "Resuming from checkpoint", *lines[25:]])
+    assert curve.steps is None
+    assert curve.starts == (0, 25)
+    assert curve.notes[1:] == ("1 restart, at row 25.",)
+
+
+def test_a_norm_that_no_row_with_a_loss_has_is_not_read(read):
+    rows = [{"step": step, "loss": 2.5} for step in range(30)]
+    others = [{"step": step, "grad_norm": 7.0} for step in range(30)]
+    assert read(map(json.dumps, [*rows, *others])).gradient_norm is None
+    rows = [row | {"gnorm": 3.0} for row in rows]
+    curve = read(map(json.dumps, [*others, *rows]))
+    assert curve.gradient_norm.tolist() == [3.0] * 30

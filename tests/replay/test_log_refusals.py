@@ -1,6 +1,7 @@
 """What is no curve is refused in words; a log of which nothing was read is never one."""
 
 import contextlib
+import json
 import random
 
 import numpy as np
@@ -37,6 +38,32 @@ def test_prose_is_refused_with_its_first_line(refusal):
         "a loss or a step. The first line that could not be read is line 1: 'Dear all,'. What can "
         f"be read is {READABLE}."
     )
+
+
+def test_comments_alone_are_refused_with_the_first_of_them(refusal):
+    assert "The first line that could not be read is line 2: '# nothing yet'." in refusal(
+        "\n# nothing yet\n# still nothing\n"
+    )
+
+
+def test_a_header_alone_is_refused_and_is_no_fault_of_its_own(refusal):
+    assert refusal("step,loss\n") == (
+        "log: a log must have losses in it; got no number in a column, nor one beside the name of "
+        f"a loss or a step. What can be read is {READABLE}."
+    )
+
+
+def test_unnamed_columns_are_called_by_their_place_and_read_when_named(tmp_path, refusal):
+    rows = "\n".join(f"{1 - i % 3} 0.{i}" for i in range(30))
+    assert refusal(rows) == (
+        "log: one column must be the training loss; got none that is called so among column 1, "
+        "column 2. If one of them is, name it: --column 'column 1' (in Python, column='column 1')."
+    )
+    rows = "\n".join(f"{i} {2 + i / 10} 0.5" for i in range(30))
+    assert "got none that is called so among column 2, column 3." in refusal(rows)
+    curve = read_log(tmp_path / "log", column="column 2")
+    assert curve.losses.tolist() == [2 + i / 10 for i in range(30)]
+    assert curve.steps.tolist() == list(range(30))
 
 
 def test_a_table_of_runs_is_refused(refusal):
@@ -158,3 +185,17 @@ def test_no_bytes_whatever_give_a_curve_without_a_finite_loss_or_another_error(t
     (tmp_path / "log").write_text(text)
     with contextlib.suppress(LogRefused):  # any other error fails
         assert np.isfinite(read_log(tmp_path / "log").losses).sum() > 0
+
+
+def test_json_without_a_number_is_refused(refusal):
+    assert refusal('{"name": "mine", "done": true}').startswith("log: a log must have losses in it")
+    assert refusal('{"name": "mine", "losses": []}').startswith("log: a log must have losses in it")
+    assert refusal('"name"\n').startswith("log: a log must have losses in it")
+
+
+def test_json_lines_with_a_run_in_each_are_refused(refusal):
+    lines = [json.dumps({"run": f"a{i}", "loss": i / 7}) for i in range(30)]
+    assert refusal("\n".join(lines)).startswith(
+        "log: each row must be a step of training; got a table with a run in each row (column "
+        "'run' names them)"
+    )

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from alrc.replay.logs import LogReader, LogRefused, read_log
+from alrc.replay.logs import LogReader, LogRefused, delimited, read_log
 from alrc.replay.logs.cells import number
 from alrc.replay.logs.delimited import DelimitedReader, layout_of
 
@@ -113,6 +113,16 @@ def test_a_growing_log_is_read_up_to_its_last_whole_line():
     assert log.curve().losses.tolist() == LOSSES
 
 
+def test_a_log_without_a_whole_line_has_nothing_in_it_yet():
+    log = LogReader("run.log")
+    log.feed(b"step 0 | lo")
+    with pytest.raises(LogRefused) as refused:
+        log.curve()
+    assert str(refused.value) == "run.log: a log must have something in it; got an empty one."
+    log.feed(TEXT.encode()[len("step 0 | lo") :])
+    assert log.curve().losses.tolist() == LOSSES
+
+
 @pytest.mark.parametrize("times", [1, 200], ids=["shorter than its head", "longer"])
 def test_the_last_line_of_a_log_that_has_ended_is_whole_without_a_newline(times):
     log = LogReader("run.log")
@@ -147,22 +157,51 @@ CELLS = st.one_of(
 
 
 @example([["1", "2"], ["3", "4", "5", "6"]])
+@example([["1", "2", ""]])  # a gap in the last column before what is read at once
 @given(st.lists(st.lists(CELLS, min_size=2, max_size=4), min_size=1, max_size=8))
 def test_tables_read_at_once_hold_what_is_read_line_by_line(rows):
     """Rows of other lengths, which may sum up to the right number of cells, are among them."""
     head = "a,b,loss\n" + "1,2,3\n" * 9
-    body = "".join(",".join(row) + "\n" for row in rows) + "4,5,6\n" * 1000
-    readers = [DelimitedReader(layout_of(head.splitlines())) for _ in range(2)]
-    for reader in readers:
-        reader.feed(head)
-    readers[0].feed(body)
-    for line in body.splitlines(keepends=True):
-        readers[1].feed(line)
-    at_once, by_line = (reader.table for reader in readers)
-    assert (at_once.rows, at_once.unread) == (by_line.rows, by_line.unread)
-    for name in by_line.columns:
-        np.testing.assert_array_equal(at_once.columns[name].rows, by_line.columns[name].rows)
-        np.testing.assert_array_equal(at_once.columns[name].values, by_line.columns[name].values)
+    body = "".join(",".join(row) + "\n" for row in rows)
+    tail = "4000.125,5000.125,6000.125\n" * 160
+    assert len(tail) > delimited.BULK
+    by_line = table_of(head, *(body + tail).splitlines(keepends=True))
+    for at_once in (table_of(head, body + tail), table_of(head, body, tail)):
+        assert_same(at_once, by_line)
+
+
+def table_of(head, *pieces):
+    reader = DelimitedReader(layout_of(head.splitlines()))
+    for piece in (head, *pieces):
+        reader.feed(piece)
+    return reader.table
+
+
+def assert_same(one, other):
+    assert (one.rows, one.unread) == (other.rows, other.unread)
+    assert one.columns.keys() == other.columns.keys()
+    for name in other.columns:
+        np.testing.assert_array_equal(one.columns[name].rows, other.columns[name].rows)
+        np.testing.assert_array_equal(one.columns[name].values, other.columns[name].values)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # as outside of tests
+@pytest.mark.parametrize(
+    ("head", "line", "last"),
+    [
+        ("1.5\n" * 20, "1234.5\n", "1 2\n\n"),  # as many numbers as lines
+        ("1.5\n" * 20, "1234.5\n", "\n"),
+        ("1.5\n" * 20, "1234.5\n", "3x\n"),
+        ("1 2\n" * 20, "1234.5 2\n", "1\n1 2 3\n"),
+        ("a,b\n1,2\n", "1234.5,2\n", "1,3x\n"),
+    ],
+)
+def test_faults_that_many_numbers_go_before_are_found(head, line, last):
+    many = line * 1000
+    at_once = table_of(head, many + last)
+    assert_same(at_once, table_of(head, *(many + last).splitlines(keepends=True)))
+    assert at_once.rows >= 1000
+    assert bool(at_once.unread) == (last != "\n")
 
 
 @pytest.mark.parametrize("data", [b"", b"   \n \n"])

@@ -3,6 +3,7 @@
 import csv
 import json
 import logging
+import struct
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -10,7 +11,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from alrc.replay.logs import LogRefused, read_log, read_logs
+from alrc.replay.logs import LogReader, LogRefused, read_log, read_logs
 
 LOSSES = [3.0 / (step + 1) + 0.01 * (step % 7) for step in range(40)]
 NORMS = [1.0 + 0.5 * (step % 3) for step in range(40)]
@@ -285,3 +286,253 @@ def test_a_document_is_read_in_one_line_and_in_many(tmp_path, indent):
     assert_reads(read_log(tmp_path / "page"), "value", range(40))
     (tmp_path / "list").write_text(json.dumps(LOSSES, indent=indent))
     assert_reads(read_log(tmp_path / "list"), "loss", None)
+
+
+@pytest.mark.parametrize(
+    ("header", "row", "format", "column", "averaged"),
+    [
+        ("Wall time,Step,Value", "17{i}.5,{i},{loss}", "a CSV of TensorBoard", "Value", False),
+        (
+            "epoch,train/box_loss,metrics/mAP50(B)",
+            "{i},{loss},0.5",
+            "a results.csv of Ultralytics",
+            "train/box_loss",
+            True,
+        ),
+        (
+            "grad_norm,loss,loss_q0,step",
+            "1.5,{loss},9.0,{i}",
+            "a progress.csv of openai's logger",
+            "loss",
+            False,  # the mean of one step is that step
+        ),
+    ],
+)
+def test_csv_files_are_known_by_their_columns(tmp_path, header, row, format, column, averaged):
+    rows = [row.format(i=i, loss=loss) for i, loss in enumerate(LOSSES)]
+    (tmp_path / "log.csv").write_text("\n".join([header, *rows]))
+    curve = read_log(tmp_path / "log.csv")
+    assert_reads(curve, column, None if "epoch" in header else range(40))
+    assert (curve.format, curve.averaged) == (format, averaged)
+
+
+def test_points_of_a_chart_that_stand_for_one_step_each_hide_nothing(tmp_path):
+    rows = [f'"{i}","{loss}","{loss}","{loss}"' for i, loss in enumerate(LOSSES)]
+    names = '"Step","a - loss","a - loss__MIN","a - loss__MAX"'
+    (tmp_path / "chart.csv").write_text("\n".join([names, *rows]))
+    curve = read_log(tmp_path / "chart.csv")
+    assert_reads(curve, "a - loss", range(40))
+    assert curve.notes == (
+        "Read 40 losses from column 'a - loss' of a chart export of Weights & Biases.",
+    )
+
+
+@pytest.mark.parametrize("header", ["made on a Tuesday\nstep,loss", "made on a Tuesday"])
+def test_a_comment_above_a_table_names_its_columns_if_it_has_a_word_for_each(tmp_path, header):
+    np.savetxt(tmp_path / "curve", np.c_[np.arange(40), LOSSES], header=header, delimiter=",")
+    assert_reads(read_log(tmp_path / "curve"), "loss", range(40))
+
+
+def test_a_long_table_of_blanks_is_read_and_its_faults_are_told(tmp_path):
+    lines = [f"{i} {1 + i % 7}" for i in range(2000)]
+    lines[700], lines[1200] = "1", "1 2 3"
+    (tmp_path / "curve").write_text("\n".join(lines) + "\n")
+    curve = read_log(tmp_path / "curve")
+    rows = [i for i in range(2000) if i not in (700, 1200)]
+    assert_reads(curve, "loss", rows, [1.0 + i % 7 for i in rows])
+    assert curve.notes[1] == "2 lines could not be read; the first is line 701: '1'."
+
+
+# Event files, byte by byte; messages are TensorBoard's own.
+
+
+def records(*events):
+    """Length, its checksum, the message and its checksum, which are not looked at."""
+    return b"".join(struct.pack("<Q4x", len(data)) + data + b"\0" * 4 for data in events)
+
+
+def event(step, content, **kinds):
+    messages = pytest.importorskip("tensorboard.compat.proto.event_pb2")
+    from tensorboard.compat.proto.summary_pb2 import Summary
+    from tensorboard.compat.proto.tensor_pb2 import TensorProto
+
+    value = Summary.Value(tag="loss", tensor=TensorProto(tensor_content=content, **kinds))
+    return messages.Event(step=step, summary=Summary(value=[value])).SerializeToString()
+
+
+FIRST = b"\x1a\x0dbrain.Event:2"
+
+
+def test_of_tensors_those_of_one_number_are_losses(tmp_path):
+    more = [
+        event(99, np.float64(9).tobytes(), dtype=1),  # too long for its type
+        event(99, np.float64([9, 9]).tobytes(), dtype=2),
+        event(99, b"words", dtype=7),
+    ]
+    losses = [event(i, np.float64(loss).tobytes(), dtype=2) for i, loss in enumerate(LOSSES)]
+    (tmp_path / "events").write_bytes(records(FIRST, *more, *losses))
+    assert_reads(read_log(tmp_path / "events"), "loss", range(40))
+
+
+def test_fields_that_are_not_known_are_passed_over(tmp_path):
+    """As protocol buffers are meant to be read: of numbers of every kind, in every message."""
+    others = b"\x78\x96\x01" + b"\x7a\x02ab" + b"\x7d1234" + b"\x7912345678"  # of field 15
+    losses = []
+    for i, loss in enumerate(LOSSES):
+        whole = event(i, np.float64(loss).tobytes(), dtype=2)
+        place = whole.index(b"\x2a") + 1  # Event.summary and its length
+        assert whole[place] == len(whole) - place - 1 < 100
+        inside = whole[place + 1 :] + others
+        losses.append(whole[:place] + bytes([len(inside)]) + inside + others)
+    (tmp_path / "events").write_bytes(records(FIRST, *losses))
+    curve = read_log(tmp_path / "events")
+    assert_reads(curve, "loss", range(40))
+    assert len(curve.notes) == 1
+
+
+def test_an_event_file_that_comes_byte_by_byte_has_what_is_whole():
+    data = records(FIRST, *(event(i, np.float64(7).tobytes(), dtype=2) for i in range(30)))
+    size = len(records(event(29, np.float64(7).tobytes(), dtype=2)))
+    log = LogReader("events")
+    log.feed(data[: -2 * size])
+    known = []
+    for place in range(len(data) - 2 * size, len(data)):
+        log.feed(data[place : place + 1])
+        known.append(len(log.curve()))
+    assert known == [28] * (size - 1) + [29] * size + [30]
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (records(b"\x0f"), "a damaged record"),  # of a kind that there is not
+        (records(b"\x2a\x80"), "a damaged record"),  # that ends within a number
+        (struct.pack("<Q4x", 2**40), f"a record of {2**40} bytes"),
+    ],
+)
+def test_a_damaged_event_file_is_read_as_far_as_it_goes(tmp_path, damage, told):
+    before, after = (
+        records(*(event(i, np.float64(LOSSES[i]).tobytes(), dtype=2) for i in rows))
+        for rows in (range(30), range(30, 40))
+    )
+    (tmp_path / "events").write_bytes(records(FIRST) + before + damage + after)
+    curve = read_log(tmp_path / "events")
+    size = 40 if told == "a damaged record" else 30
+    assert_reads(curve, "loss", range(size), LOSSES[:size])
+    assert curve.notes[1] == f"1 line could not be read; the first is line 32: '{told}'."
+
+
+# MLflow's folders.
+
+
+def test_a_line_of_mlflow_that_is_damaged_is_told_and_a_metric_called_step_is_none(tmp_path):
+    metrics = tmp_path / "metrics"
+    metrics.mkdir()
+    (tmp_path / "meta.yaml").touch()
+    lines = [f"17000000000{i} {loss!r} {i}" for i, loss in enumerate(LOSSES)]
+    lines[7] = "1700"
+    (metrics / "loss").write_text("\n".join(lines))
+    (metrics / "step").write_text("\n".join(f"17000000000{i} 99.0 {i}" for i in range(40)))
+    curve = read_log(tmp_path)
+    assert_reads(curve, "loss", [i for i in range(40) if i != 7], [*LOSSES[:7], *LOSSES[8:]])
+    assert (
+        "1 cell of column 'loss' could not be read as a number; the first is in line 8: '1700'."
+        in curve.notes
+    )
+
+
+def test_a_folder_called_metrics_that_is_not_mlflows_is_read_for_what_is_in_it(tmp_path):
+    (tmp_path / "metrics").mkdir()
+    np.savetxt(tmp_path / "metrics" / "loss.csv", LOSSES)
+    curve = read_log(tmp_path)
+    assert_reads(curve, "loss", None)
+    assert curve.name == f"{tmp_path.name}/metrics/loss.csv"
+
+
+# JSON.
+
+SAYS_OF_JSON = {
+    "a trainer_log.jsonl of LLaMA-Factory": (
+        {"current_steps": 10, "total_steps": 400, "percentage": 2.5, "elapsed_time": "0:00:10"},
+        True,
+    ),
+    "the JSON lines of detectron2": ({"iteration": 10, "lr": 0.1}, True),
+    "JSON lines of transformers' Trainer": (
+        {"grad_norm": 1.5, "learning_rate": 0.1, "step": 10},
+        True,
+    ),
+    "JSON lines": ({"at": {"step": 10, "place": "here"}, "done": False, "note": None}, None),
+}
+
+
+@pytest.mark.parametrize("format", SAYS_OF_JSON)
+def test_json_lines_are_known_by_their_keys(tmp_path, format):
+    others, averaged = SAYS_OF_JSON[format]
+    name = "total_loss" if "detectron2" in format else "loss"
+    lines = []
+    for row, loss in enumerate(LOSSES):
+        item = json.loads(json.dumps(others).replace(": 10", f": {10 * row + 10}"))
+        lines.append(json.dumps({name: loss} | item))
+    (tmp_path / "log").write_text("\n\n".join(lines))
+    curve = read_log(tmp_path / "log")
+    if "at" in others:
+        assert_reads(curve, name, None)
+        assert curve.columns == ("loss", "at/step")
+    else:
+        assert_reads(curve, name, range(10, 410, 10))
+    assert (curve.format, curve.averaged) == (format, averaged)
+    assert ("median of the last twenty losses" in curve.notes[-1]) == ("detectron2" in format)
+
+
+def test_numbers_in_words_and_evaluations_in_json_are_told_apart(tmp_path):
+    lines = []
+    for step, loss in enumerate(LOSSES):
+        lines.append({"step": step, "split": "train", "loss": f"{loss!r}", "lr": "5e-05"})
+        lines.append({"step": step, "split": "val", "loss": "99.0", "best": "", "time": "0:01"})
+    (tmp_path / "log").write_text("\n".join(map(json.dumps, lines)))
+    curve = read_log(tmp_path / "log")
+    assert_reads(curve, "loss", range(40))
+    assert curve.learning_rate.tolist() == [5e-05] * 40
+    assert curve.notes[1] == "Left out: 40 rows of evaluations."
+
+
+def test_lines_that_are_no_objects_are_counted_and_those_without_a_number_are_none(tmp_path):
+    lines = [json.dumps({"step": step, "loss": loss}) for step, loss in enumerate(LOSSES)]
+    more = ['{"step": 9, "lo', "[1, 2]", '{"message": "saved"}']
+    (tmp_path / "log").write_text("\n".join([*lines[:20], *more, *lines[20:]]))
+    curve = read_log(tmp_path / "log")
+    assert_reads(curve, "loss", range(40))
+    assert curve.notes[1:] == (
+        '2 lines could not be read; the first is line 21: \'{"step": 9, "lo\'.',
+    )
+
+
+def test_a_document_that_grows_is_read_once_it_is_whole():
+    many = [1 / (step + 3) for step in range(5000)]
+    text = json.dumps({"run": {"loss": many}, "seed": 3}, indent=0).encode()
+    assert len(text) > 90_000
+    log = LogReader("log")
+    log.feed(text[:80_000])
+    with pytest.raises(LogRefused, match="no number in a column"):
+        log.curve()
+    log.feed(text[80_000:])
+    log.end()
+    assert log.curve().losses.tolist() == many
+    assert log.curve().losses.tolist() == many
+
+
+@pytest.mark.parametrize(
+    ("document", "steps"),
+    [
+        ({"seed": 3, "train": {"step": list(range(40)), "loss": LOSSES}}, None),
+        ({"step": list(range(40)), "loss": LOSSES, "rows": [{"a": 1}], "empty": []}, range(40)),
+        ({"loss": LOSSES, "lr": [0.5] * 9}, None),
+        ([*LOSSES[:9], True, "words", None, *LOSSES[9:]], None),
+    ],
+)
+def test_lists_in_a_document_are_columns(tmp_path, document, steps):
+    (tmp_path / "log").write_text(json.dumps(document))
+    curve = read_log(tmp_path / "log")
+    assert_reads(curve, curve.column, steps)
+    assert curve.column in ("loss", "train/loss")
+    assert curve.averaged is not True

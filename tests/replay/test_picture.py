@@ -1,8 +1,11 @@
 """The picture shows each loss, each limit and all that was found: read off its artists."""
 
 import math
+import os
 import struct
+from dataclasses import replace
 from itertools import pairwise
+from types import SimpleNamespace
 
 import matplotlib
 import numpy as np
@@ -191,3 +194,24 @@ def test_a_picture_of_nothing_is_refused(tmp_path):
         "[(curve, replay(curve))]."
     )
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_picture_is_written_where_a_system_opens_no_folders(tmp_path, monkeypatch):
+    def denied(path, flags):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    windows = SimpleNamespace(**(vars(os) | {"name": "nt", "open": denied}))
+    monkeypatch.setattr("alrc.files.os", windows)
+    draw([seen(noisy())], tmp_path / "curve.png")
+    assert [path.name for path in tmp_path.iterdir()] == ["curve.png"]
+
+
+def test_a_title_that_is_too_long_is_cut_off_after_three_lines():
+    curve, found = seen(noisy())
+    words = " ".join(f"word{number}" for number in range(100))
+    finding = replace(found.verdict.findings[0], sentence=words)
+    verdict = replace(found.verdict, findings=(finding,))
+    title = panel((curve, replace(found, verdict=verdict))).get_title(loc="left")
+    assert title.count("\n") == 2
+    assert title.endswith(" ...")
+    assert words.startswith(title.removesuffix(" ...").replace("\n", " "))

@@ -136,6 +136,19 @@ def test_spikes_with_the_norm_or_before_it_do_not(lag, words):
     assert replay(losses, gradient_norm=norms).mattered[-1] == words
 
 
+def test_an_excursion_that_follows_the_norm_is_hardly_a_matter_of_single_losses():
+    losses, norms = flat(), 1 + 0.05 * np.random.default_rng(5).normal(size=600)
+    losses[300:380] *= np.exp(1.5 * np.exp(-np.arange(80) / 25))
+    without = replay(losses, gradient_norm=norms).mattered[0]
+    assert without.startswith("Would it have mattered? Perhaps: if a few losses started it")
+    norms[297] = 30.0
+    found = replay(losses, gradient_norm=norms)
+    assert found.verdict.kind == "excursions"
+    assert found.mattered[0] == (
+        "Would it have mattered? Hardly, though it would have met the limit."
+    )
+
+
 def test_rules_of_the_norm_are_compared_where_it_is_known():
     losses, norms = spikes_and_norms(lag=0)
     found = replay(losses, gradient_norm=norms)

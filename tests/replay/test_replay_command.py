@@ -177,6 +177,15 @@ def test_json_is_all_there_is_on_standard_output(spiky, tmp_path) -> None:
     assert result.exit_code == 2
 
 
+def test_a_log_without_steps_has_rows_alone_in_json() -> None:
+    values = losses()
+    values[300] = 9.0
+    (one,) = json.loads(run("-", "--json", stdin="\n".join(map(str, values)).encode()).stdout)
+    (finding,) = one["verdict"]["findings"]
+    assert finding["rows"] == [[300, 301]]
+    assert "steps" not in finding
+
+
 @pytest.fixture
 def drawn(monkeypatch) -> list:
     """What is handed over to be drawn, by stand-ins that write a file each."""

@@ -23,6 +23,7 @@ EVERY_KIND = [
     Settings(2.0, 0.0),
     Settings(1.0, 0.99, 1.0, 1.5),
     Settings(1.0, 0.99, 1.0, 1.5, scale="linear"),
+    Settings(1.0, 0.5, 1.0, 1.5),
     Settings(warmup=1),
     Settings(warmup=400),
     Settings(2.0, scale="linear", center="mean", num_stddev_below=2.0),
@@ -151,3 +152,12 @@ def test_rows_that_stand_for_several_steps_remember_as_many():
     by_row = rules.for_rows(Settings(decay=0.999), 10)
     assert by_row.decay == pytest.approx(0.999**10)
     assert by_row.warmup == Settings().warmup
+
+
+def test_losses_too_large_for_moments_never_count_where_nothing_is_limited_above():
+    settings = Settings(math.inf, scale="linear", num_stddev_below=1.0)
+    losses = a_curve()
+    losses[[5, 600]] = 1e30
+    lower, _, _ = call_by_call(losses, settings)
+    assert np.isfinite(lower[700:]).all()
+    assert_same(rules.limits(losses, settings).lower, lower)

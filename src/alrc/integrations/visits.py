@@ -61,8 +61,7 @@ def _whole_lines(path: Path) -> Iterator[str]:
     with gzip.open(path) as file:
         try:
             for line in file:
-                if line.endswith(b"\n"):
-                    yield line.decode()
+                yield line.decode()
         except EOFError:  # in the member that was being written
             return
 

@@ -6,7 +6,17 @@ from itertools import pairwise
 
 import numpy as np
 
-from alrc.replay.signals import NORMAL, RISE, Blocks, Mask, Numbers, Signals, Span, threshold
+from alrc.replay.signals import (
+    NORMAL,
+    RISE,
+    Blocks,
+    Mask,
+    Numbers,
+    Signals,
+    Span,
+    median_of,
+    threshold,
+)
 
 # Rows of a spike that is over at once; longer ones are excursions.
 LONGEST_SPIKE = 5
@@ -95,7 +105,7 @@ def _rises_of(height: Numbers, part: Blocks) -> list[Rise]:
     level, size = part.level, part.level.size
     if size < 4:
         return []
-    smooth = np.array([np.median(level[max(0, i - 1) : i + 2]) for i in range(size)])
+    smooth = median_of(level, 3)
     lowest = np.minimum.accumulate(smooth)
     before = np.append(lowest[0], lowest[:-1])
     error = 1.25 * part.noise / np.sqrt(np.diff(part.edges))
@@ -141,8 +151,6 @@ def _leap(height: Numbers, part: Blocks, block: int) -> int:
     window = height[first:end]
     total = np.append(0.0, np.cumsum(window))
     split = np.arange(3, window.size - 2)
-    if split.size == 0:
-        return first
     before = total[split] / split
     after = (total[-1] - total[split]) / (window.size - split)
     weight = np.sqrt(split * (window.size - split))

@@ -6,6 +6,7 @@ import queue
 import sys
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 
 from rich.console import Console, Group
@@ -28,7 +29,7 @@ PIECE = 1 << 20  # bytes that are read at once
 KNOWN = 64  # last bytes by which a file is known again
 
 
-class Log:
+class Log(ABC):
     """A log and what is said of it.
 
     Attributes:
@@ -52,8 +53,9 @@ class Log:
             self.words, self.ended, self.found = str(refusal), True, []
             return False
 
+    @abstractmethod
     def _look(self) -> bool:
-        raise NotImplementedError
+        """Reads what is new; returns whether anything is."""
 
     def judge(self, settings: Settings | None) -> None:
         """Says anew what the log shows, if it shows enough by now."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 Numbers = NDArray[np.float64]
@@ -92,7 +93,7 @@ class Signals:
     def _beyond(self, farther: np.ufunc, sign: int) -> Numbers:
         beyond = np.empty_like(self.height)
         for part in self.blocks:
-            level = _median_of(part.level, 3)
+            level = median_of(part.level, 3)
             farthest = level.copy()  # where the level leaps, half a block is on its other side
             farthest[1:] = farther(farthest[1:], level[:-1])
             farthest[:-1] = farther(farthest[:-1], level[1:])
@@ -120,7 +121,7 @@ def signals(losses: Numbers, starts: tuple[int, ...] = (0,)) -> Signals:
         part = _blocks(height[first:end], first)
         blocks.append(part)
         rows = np.arange(first, end)
-        level[first:end] = np.interp(rows, part.middle, _median_of(part.level, 3))
+        level[first:end] = np.interp(rows, part.middle, median_of(part.level, 3))
         noise[first:end] = np.interp(rows, part.middle, part.noise)
     limit = threshold((height - level) / noise)
     return Signals(height, is_log, level, noise, limit, tuple(blocks), unit)
@@ -151,10 +152,10 @@ def _blocks(height: Numbers, first: int) -> Blocks:
     edges = _edges(height.size)
     middle = (edges[1:] + edges[:-1] - 1) / 2
     level = _fill(np.array([_median(height[a:b]) for a, b in pairwise(edges)]))
-    smooth = np.interp(np.arange(height.size), middle, _median_of(level, 3))
+    smooth = np.interp(np.arange(height.size), middle, median_of(level, 3))
     off = np.abs(height - smooth)
     noise = _fill(np.array([NORMAL * _median(off[a:b]) for a, b in pairwise(edges)]))
-    noise = np.maximum(_median_of(noise, 9), SMALLEST_NOISE)
+    noise = np.maximum(median_of(noise, 9), SMALLEST_NOISE)
     return Blocks(edges + first, level, noise)
 
 
@@ -171,11 +172,16 @@ def _fill(numbers: Numbers) -> Numbers:
     return np.interp(np.arange(numbers.size), known, numbers[known])
 
 
-def _median_of(numbers: Numbers, width: int) -> Numbers:
+def median_of(numbers: Numbers, width: int) -> Numbers:
     """Running median, over fewer at the ends."""
-    reach = width // 2
-    around = [np.median(numbers[max(0, i - reach) : i + reach + 1]) for i in range(numbers.size)]
-    return np.array(around)
+    size, reach = numbers.size, width // 2
+    found = np.empty(size)
+    inner = range(reach, size - reach)
+    if inner:
+        found[reach : size - reach] = np.median(sliding_window_view(numbers, width), axis=1)
+    for i in set(range(size)) - set(inner):
+        found[i] = np.median(numbers[max(0, i - reach) : i + reach + 1])
+    return found
 
 
 def threshold(score: Numbers) -> float:

@@ -118,14 +118,17 @@ class Words:
     def excursions(self, humps: Sequence[Span]) -> Finding:
         humps = sorted(humps, key=lambda span: span.first)
         largest = max(humps, key=lambda span: self._top(span)[0])
-        top, usual = self._top(largest)[1:]
+        gain, top, usual = self._top(largest)
         places = f", {self._places(humps)}" if len(humps) > 1 else ""
+        length = count(largest.length, "row")
+        shown = f"the losses stood above their level for {length} and reached {top:.4g} where "
+        shown += f"{usual:.4g} is usual"
+        if gain == -math.inf:
+            shown = f"no loss is finite for {length}"
         return self._found(
             "excursions",
             humps,
-            f"excursions: {len(humps):,}{places}; from {self.name(largest.first)} the losses stood "
-            f"above their level for {count(largest.length, 'row')} and reached {top:.4g} where "
-            f"{usual:.4g} is usual.",
+            f"excursions: {len(humps):,}{places}; from {self.name(largest.first)} {shown}.",
         )
 
     def spikes(self, single: Sequence[Span]) -> Finding:

@@ -5,6 +5,7 @@ Lightning, Keras, Ultralytics, W&B, TensorBoard, openai's loggers, MLflow and nu
 
 import csv
 import re
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -148,12 +149,15 @@ class DelimitedReader:
             if not np.array_equal(before, np.arange(1, lines + 1) * (width - 1)):
                 return False
             text = text.replace("\n", delimiter)
-        elif width > 1:
+        elif width > 1 or " " in text or "\t" in text:
             return False  # blanks can't be counted so; np.fromstring would shift cells
-        try:
-            cells = np.fromstring(text, sep=delimiter or " ")
-        except (ValueError, DeprecationWarning):
-            return False
+        with warnings.catch_warnings():
+            # Older NumPys read what stands before that which is no number, and warn.
+            warnings.simplefilter("error", DeprecationWarning)
+            try:
+                cells = np.fromstring(text, sep=delimiter or " ")
+            except (ValueError, DeprecationWarning):
+                return False
         if len(cells) != lines * width:
             return False
         self.table.extend(list(self._layout.names), cells.reshape(lines, width))
