@@ -21,9 +21,8 @@ oldest: .venv-oldest/installed
 	USE_TF=0 .venv-oldest/bin/pytest $(DISTRIBUTED) -o filterwarnings=default tests/integrations tests/jax \
 	  tests/keras --ignore tests/integrations/test_log_tools.py $(ARGS)
 
-# Every line of the rule, its front ends and integrations is covered; counting takes a third of the time,
-# and these add none.
-REST := tests/lab tests/promises tests/replay tests/suspects
+# Every line outside of the lab is covered; counting takes a third of the time, and these add none.
+REST := tests/lab tests/promises
 check: lint types .venv/installed
 	$(PYTEST) --all --cov --cov-report=term-missing:skip-covered $(REST:%=--ignore %)
 	$(PYTEST) --all $(REST)
