@@ -13,7 +13,9 @@ from rich.console import Console
 
 from alrc.replay.follow import REST, Growing, follow, lines, live
 
-COMMAND = "from alrc.cli import main; main()"
+# A shell starts what is in its background deaf to Ctrl-C, and with it all that this starts.
+HEEDED = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+COMMAND = HEEDED + "from alrc.cli import main; main()"
 
 
 def rows(first, end, **changed):
