@@ -170,6 +170,11 @@ def test_a_primary_comparison_that_the_study_does_not_make_is_refused(
         ("supersampling-small-high-learning-rate", 80, 3_000),
         ("supersampling-paper", 320, 100_000),
         ("supersampling-high-learning-rate", 40, 100_000),
+        ("partial-stem", 132, 10_000),
+        ("partial-stem-quartic", 48, 10_000),
+        ("partial-stem-paper", 4, 500_000),
+        ("stem-supersampling-small", 48, 4_000),
+        ("stem-smoke", 8, 12),
     ],
 )
 def test_presets(preset: str, count: int, steps: int) -> None:
