@@ -32,6 +32,7 @@ PAGES = (
     "README.md",
     "docs/experiments.md",
     "docs/how.md",
+    "docs/microscopy.md",
     "docs/questions.md",
     "docs/settings.md",
     "docs/suspects.md",
@@ -81,14 +82,14 @@ def words(before: Mapping[int, float], after: Mapping[int, float]) -> str:
     return percent(found.change, low, high)
 
 
-def cifar(study: str, *keys: str) -> str:
-    """From runs.csv of a study on CIFAR-10, a column for each value of the keys.
+def study(name: str, *keys: str) -> str:
+    """From runs.csv of a study, a column for each value of the keys.
 
     Each arm against plain training, in pairs of a seed in which neither run diverged.
     """
     values: dict[str, dict[str, dict[int, float]]] = {}
     diverged = Counter[tuple[str, str]]()
-    with (ROOT / "docs/studies" / study / "runs.csv").open(encoding="utf-8") as file:
+    with (ROOT / "docs/studies" / name / "runs.csv").open(encoding="utf-8") as file:
         for row in csv.DictReader(file):
             arm, setting = row["arm"], " ".join(row[key] for key in keys)
             found = values.setdefault(arm, {}).setdefault(setting, {})
@@ -110,9 +111,9 @@ def cifar(study: str, *keys: str) -> str:
     return table(lines)
 
 
-def cifar_shown() -> str:
-    """What the report of that study shows, and which arm of ALRC comes nearest."""
-    with (ROOT / "docs/studies/cifar10-small/comparisons.csv").open(encoding="utf-8") as file:
+def study_shown(name: str) -> str:
+    """What the report of a study shows, and which arm of ALRC comes nearest to more."""
+    with (ROOT / "docs/studies" / name / "comparisons.csv").open(encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row["primary_metric"] == "True"]
     sentences = []
     for setting in dict.fromkeys(row["setting"] for row in rows):
@@ -121,11 +122,15 @@ def cifar_shown() -> str:
             f"`{row['arm']}` {row['verdict']}" for row in inside if row["verdict"] != "unclear"
         ]
         sentences.append(f"`{setting}`: {', '.join(shown) or 'nothing'}")
-    nearest = min((row for row in rows if "alrc" in row["arm"]), key=lambda row: float(row["p"]))
+    left = [row for row in rows if "alrc" in row["arm"] and row["verdict"] == "unclear"]
+    told = f"**Shown, after correction for {len(rows)} comparisons: {'; '.join(sentences)}.**"
+    if not left:
+        return told
+    nearest = min(left, key=lambda row: float(row["p"]))
     return (
-        f"**Shown, after correction for {len(rows)} comparisons: {'; '.join(sentences)}.** Of "
-        f"ALRC, `{nearest['arm']}` comes nearest, with `{nearest['setting']}`: p = "
-        f"{float(nearest['p']):.2g} where {float(nearest['level']):.2g} was needed."
+        f"{told} Of what is unclear of ALRC, `{nearest['arm']}` comes nearest, with "
+        f"`{nearest['setting']}`: p = {float(nearest['p']):.2g} where "
+        f"{float(nearest['level']):.2g} was needed."
     )
 
 
@@ -415,10 +420,14 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     "verdict": verdict,
     "settings": settings,
     "per-example": per_example,
-    "cifar": functools.partial(cifar, "cifar10-small", "task.error"),
-    "cifar-shown": cifar_shown,
+    "cifar": functools.partial(study, "cifar10-small", "task.error"),
+    "cifar-shown": functools.partial(study_shown, "cifar10-small"),
+    "partial-stem": functools.partial(study, "partial-stem", "task.damaged"),
+    "partial-stem-shown": functools.partial(study_shown, "partial-stem"),
+    "partial-stem-quartic": functools.partial(study, "partial-stem-quartic", "task.damaged"),
+    "partial-stem-quartic-shown": functools.partial(study_shown, "partial-stem-quartic"),
     "cifar-high-learning-rates": functools.partial(
-        cifar, "cifar10-small-high-learning-rate", "training.optimizer", "training.learning_rate"
+        study, "cifar10-small-high-learning-rate", "training.optimizer", "training.learning_rate"
     ),
     "harms": harms,
     "healthy": healthy,
