@@ -26,7 +26,7 @@ ARROWS = {
     "alrc.opaque": {"alrc.rule"},
     "alrc.files": set(),
     **dict.fromkeys(FRONT_ENDS, CORE),
-    "alrc.integrations": FRONT_ENDS | CORE,
+    "alrc.integrations": {"alrc.files"} | FRONT_ENDS | CORE,
     "alrc.replay": {"alrc.files", "alrc.rule", "alrc.settings"},  # its command is in alrc.lab.cli
     "alrc.suspects": {"alrc.integrations"},
     "alrc.cli": {"alrc.lab.cli"},

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from alrc.files import written_whole
+
 
 class Spike(NamedTuple):
     """One loss that was limited, or that was not finite: a row of the spike log.
@@ -114,11 +116,12 @@ class Table:
         first = next(rows, list(columns))
         _check_columns(self.who, self.path, tuple(first), columns)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        whole = self.path.with_name(self.path.name + ".part")
-        with whole.open("w", newline="", encoding="utf-8") as file:
-            kept = itertools.chain([first], (row for row in rows if int(row[0]) < step))
+        kept = itertools.chain([first], (row for row in rows if int(row[0]) < step))
+        with (
+            written_whole(self.path) as part,
+            part.open("w", newline="", encoding="utf-8") as file,
+        ):
             file.writelines(csv_lines(kept))
-        whole.replace(self.path)
         self._columns = columns
 
 

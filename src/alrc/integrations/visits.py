@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from alrc.files import written_whole
 from alrc.integrations.spikes import csv_lines
 
 
@@ -84,9 +85,10 @@ class VisitLog:
     def _go_on(self, step: int) -> None:
         """Keeps whole rows of earlier steps."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        whole = self.path.with_name(self.path.name + ".part")
-        with gzip.open(whole, "wt", compresslevel=1, newline="", encoding="utf-8") as file:
-            visits = (visit for visit in read_visits(self.path) if visit.step < step)
+        visits = (visit for visit in read_visits(self.path) if visit.step < step)
+        with (
+            written_whole(self.path) as part,
+            gzip.open(part, "wt", compresslevel=1, newline="", encoding="utf-8") as file,
+        ):
             file.writelines(csv_lines([row.step, row.losses, *row.keys] for row in visits))
-        whole.replace(self.path)
         self._is_open = True

@@ -176,8 +176,7 @@ def notes(
     num_dead = int((losses <= 0).sum())
     if chosen.scale == "log" and num_dead:
         found.append(
-            f"{count(num_dead, 'loss is', 'losses are')} not above 0 and has no logarithm: the "
-            "rule leaves it as it is."
+            "1 loss is not above 0 and has no logarithm: the rule leaves it as it is."
             if num_dead == 1
             else f"{num_dead:,} losses are not above 0 and have no logarithm: the rule leaves them "
             "as they are."

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
 
@@ -13,15 +14,7 @@ from alrc.replay.signals import Numbers, Signals, Span
 from alrc.replay.wording import Finding, Kind, Namer, Words
 
 # The first of these that was found names the curve.
-KINDS: tuple[Kind, ...] = (
-    "divergence",
-    "level shift",
-    "periodic",
-    "excursions",
-    "isolated spikes",
-    "restart",
-    "calm",
-)
+KINDS: tuple[Kind, ...] = get_args(Kind)
 # Share of what was learnt, in heights, that a diverged run has lost; and the least factor.
 LOST, LEAST_FACTOR = 0.5, 2.2
 # A level that is back within this share of the run was an excursion, if the run goes on.

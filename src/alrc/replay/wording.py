@@ -11,6 +11,7 @@ from alrc.replay.events import Rise
 from alrc.replay.periods import Period
 from alrc.replay.signals import Numbers, Signals, Span
 
+# What a curve may show, the gravest first.
 Kind = Literal[
     "divergence",
     "level shift",
@@ -225,9 +226,12 @@ class Words:
 
 
 def count(number: int, one: str, many: str | None = None) -> str:
-    """
+    """How many there are, in words.
+
     Example:
-        >>> count(1, "row"), count(2500, "row"), count(2, "is", "are")
-        ('1 row', '2,500 rows', '2 are')
+        >>> count(1, "row"), count(2500, "loss"), count(0, "row"), count(2, "is", "are")
+        ('1 row', '2,500 losses', 'no rows', '2 are')
     """
-    return f"{number:,} {one if number == 1 else many or one + 's'}"
+    many = many or one + ("es" if one.endswith("s") else "s")
+    words = one if number == 1 else many
+    return f"{number:,} {words}" if number else f"no {words}"

@@ -6,9 +6,9 @@ from alrc.replay.curve import Floats, Integers
 from alrc.replay.logs import columns
 from alrc.replay.logs.refusals import shorten
 from alrc.replay.logs.table import Table
+from alrc.replay.wording import count
 
 __all__ = [
-    "count",
     "left_out",
     "of_bins",
     "of_rows",
@@ -19,16 +19,6 @@ __all__ = [
     "repeated",
     "unplaced",
 ]
-
-
-def count(number: int, noun: str) -> str:
-    """
-    Example:
-        >>> count(1, "row"), count(1200, "loss"), count(0, "row")
-        ('1 row', '1,200 losses', 'no rows')
-    """
-    plural = noun if number == 1 else noun + ("es" if noun.endswith("s") else "s")
-    return f"{number:,} {plural}" if number else f"no {plural}"
 
 
 def of_values(table: Table, losses: Floats, chosen: str) -> list[str]:

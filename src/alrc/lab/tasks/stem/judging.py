@@ -7,13 +7,19 @@ import torch
 from skimage.metrics import structural_similarity
 from torch import Tensor
 
+from alrc.lab.api import Metric
+
 __all__ = ["METRICS", "in_parts", "scores"]
 
 SCALE = 200.0  # of the paper's losses, and of the error here
 RANGE = 2.0  # of images from -1 to 1
 BATCH = 16
 
-METRICS = ("held-out error", "held-out PSNR", "held-out SSIM")
+METRICS = (
+    Metric("held-out error"),
+    Metric("held-out PSNR", "dB", better="higher"),
+    Metric("held-out SSIM", better="higher"),
+)
 
 
 def in_parts(complete: Callable[[Tensor], Tensor], inputs: Tensor, device: torch.device) -> Tensor:
@@ -38,4 +44,4 @@ def scores(images: Tensor, truths: Tensor) -> Mapping[str, float]:
         (10 * torch.log10(RANGE**2 / squares)).mean().item(),
         float(np.mean(similar)),
     )
-    return dict(zip(METRICS, values, strict=True))
+    return dict(zip((metric.name for metric in METRICS), values, strict=True))

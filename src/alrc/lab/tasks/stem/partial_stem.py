@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
-from alrc.lab.api import Ge, Gt, Le, Metric, Networks, Outcome, Picture, Task, Training
+from alrc.lab.api import Ge, Gt, Le, Networks, Outcome, Picture, Task, Training
 from alrc.lab.data.order import batches_of, uniforms
 from alrc.lab.data.stem import paths
 from alrc.lab.data.stem.crops import normalise, random_crops, tiles
@@ -20,7 +20,7 @@ from alrc.lab.data.stem.scans import Scans, load_scans
 from alrc.lab.tasks.stem.adversary import NUMBERS, Adversary
 from alrc.lab.tasks.stem.generator import SIZES, Generator
 from alrc.lab.tasks.stem.hard_examples import HardExamples
-from alrc.lab.tasks.stem.judging import in_parts, scores
+from alrc.lab.tasks.stem.judging import METRICS, in_parts, scores
 from alrc.lab.tasks.stem.losses import block_losses, staircase
 from alrc.lab.tasks.stem.sheets import sheet
 
@@ -78,11 +78,7 @@ class PartialStem(Task):
     hard_examples: Annotated[bool, "Show hard examples again, as the paper did."] = False
     adversarial: Annotated[bool, "From half way on, train beside discriminators."] = False
 
-    metrics: ClassVar = (
-        Metric("held-out error"),
-        Metric("held-out PSNR", "dB", better="higher"),
-        Metric("held-out SSIM", better="higher"),
-    )
+    metrics: ClassVar = METRICS
     places: ClassVar = ("scans",)
     defaults: ClassVar = {"steps": 10_000, "batch_size": 1, "learning_rate": 3e-4}
 

@@ -11,13 +11,13 @@ from torch.nn.functional import interpolate
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
-from alrc.lab.api import Ge, Le, Lt, Metric, Networks, Outcome, Picture, Task, Training
+from alrc.lab.api import Ge, Le, Lt, Networks, Outcome, Picture, Task, Training
 from alrc.lab.data.order import batches_of, uniforms
 from alrc.lab.data.stem import paths
 from alrc.lab.data.stem.crops import random_crops, tiles
 from alrc.lab.data.stem.damage import damage
 from alrc.lab.data.stem.scans import Scans, load_scans
-from alrc.lab.tasks.stem.judging import in_parts, scores
+from alrc.lab.tasks.stem.judging import METRICS, in_parts, scores
 from alrc.lab.tasks.stem.losses import block_losses
 from alrc.lab.tasks.stem.sheets import sheet
 from alrc.lab.tasks.stem.supersampler import Supersampler
@@ -58,11 +58,7 @@ class StemSupersampling(Task):
     ] = 0.99
     damaged: Annotated[float, Ge(0), Le(1), "Share of training examples that are damaged."] = 0.0
 
-    metrics: ClassVar = (
-        Metric("held-out error"),
-        Metric("held-out PSNR", "dB", better="higher"),
-        Metric("held-out SSIM", better="higher"),
-    )
+    metrics: ClassVar = METRICS
     places: ClassVar = ("scans",)
     defaults: ClassVar = {"steps": 2_000, "batch_size": 16, "learning_rate": 1e-3}
 

@@ -2,9 +2,10 @@
 
 from itertools import pairwise
 
-import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
+
+from alrc.lab.tasks.weights import xavier
 
 __all__ = ["Supersampler"]
 
@@ -58,12 +59,7 @@ class Supersampler(nn.Module):
             *_activated(quarter, decay),
             nn.Conv2d(quarter, 1, 3, padding=1, bias=False),
         )
-        generator = torch.Generator().manual_seed(seed)
-        for parameter in self.parameters():
-            if parameter.dim() == 1:
-                nn.init.zeros_(parameter)
-            else:
-                nn.init.xavier_uniform_(parameter, generator=generator)
+        xavier(self, seed)
 
     def forward(self, inputs: Tensor) -> Tensor:
         result: Tensor = self.layers(inputs)

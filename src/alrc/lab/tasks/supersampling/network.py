@@ -1,7 +1,8 @@
 """The network of the paper's CIFAR-10 supersampling experiment."""
 
-import torch
 from torch import Tensor, nn
+
+from alrc.lab.tasks.weights import xavier
 
 __all__ = ["SupersamplingNetwork"]
 
@@ -34,12 +35,7 @@ class SupersamplingNetwork(nn.Module):
             nn.ReLU(),
             _convolution(width, 3, 5),
         )
-        generator = torch.Generator().manual_seed(seed)
-        for parameter in self.parameters():
-            if parameter.dim() == 1:
-                nn.init.zeros_(parameter)
-            else:
-                nn.init.xavier_uniform_(parameter, generator=generator)
+        xavier(self, seed)
 
     def forward(self, images: Tensor) -> Tensor:
         result: Tensor = self.layers(images)
