@@ -7,7 +7,7 @@ import pytest
 import tifffile
 import torch
 from PIL import Image, ImageDraw
-from real_scans import REAL_SCANS, needs_real_scans
+from real_data import REAL_SCANS, needs_real_scans
 from scipy import ndimage
 
 from alrc.lab.data.stem.paths import (

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image
-from real_scans import REAL_SCANS, needs_real_scans
+from real_data import REAL_SCANS, needs_real_scans
 
 from alrc.lab.data.stem.reading import read_image
 from alrc.lab.data.stem.scans import read_scan

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
-from real_scans import REAL_SCANS, needs_real_scans
+from real_data import REAL_SCANS, needs_real_scans
 from scipy import ndimage
 
 from alrc.lab.data.stem import simulated

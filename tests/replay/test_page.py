@@ -13,11 +13,8 @@ import numpy as np
 import pytest
 
 from alrc.replay.curve import Curve
-from alrc.replay.replay import replay
-
-pytest.importorskip("plotly", reason='plotly is not installed; pip install "alrc[replay]"')
-
 from alrc.replay.page import write_page
+from alrc.replay.replay import replay
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&amp;{{ 7 * 7 }}.log"
 EMPTY = {"meta", "link", "img", "input", "br"}

@@ -3,17 +3,15 @@
 Each was opened in an editor; rows were counted with grep, and first and last losses copied.
 """
 
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pytest
+from real_data import REAL_LOGS, needs_real_logs
 
 from alrc.replay.logs import read_log
 
-# Beside the repository, or beside the folder of its worktrees.
-PLACES = [above / "shared" / "data" / "logs" for above in Path(__file__).parents[3:5]]
-LOGS = next((place for place in PLACES if place.exists()), PLACES[0])
+pytestmark = needs_real_logs
 
 
 class Seen(NamedTuple):
@@ -62,16 +60,9 @@ SEEN = [
 ]
 
 
-def log(file):
-    path = LOGS / file
-    if not path.exists():
-        pytest.skip(f"the real log {file} is not here")
-    return path
-
-
 @pytest.mark.parametrize("seen", SEEN, ids=lambda seen: seen.file)
 def test_a_real_log_is_read_as_a_person_sees_it(seen):
-    curve = read_log(log(seen.file))
+    curve = read_log(REAL_LOGS / seen.file)
     assert curve.column == seen.column
     assert len(curve.losses) == seen.losses
     assert np.isfinite(curve.losses).all()
@@ -90,13 +81,13 @@ def test_a_real_log_is_read_as_a_person_sees_it(seen):
 
 
 def test_the_rows_of_epochs_in_lightnings_log_are_left_out_and_counted():
-    curve = read_log(log("01_lightning_pinn_spike.csv"))
+    curve = read_log(REAL_LOGS / "01_lightning_pinn_spike.csv")
     assert "Left out: 1,000 rows with means of epochs." in curve.notes
 
 
 def test_a_log_into_which_47_runs_wrote_two_of_them_at_once_is_parted():
     """Three short beginnings, then a long run; two more wrote between its lines."""
-    curve = read_log(log("08_pix2pix_loss_log.txt"))
+    curve = read_log(REAL_LOGS / "08_pix2pix_loss_log.txt")
     assert len(curve.losses) == 3211
     assert curve.column == "G_L1"  # the other two go below zero
     assert curve.columns == ("G_GAN", "G_L1", "D_real+fake")

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from real_data import REAL_LOGS, needs_real_logs
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
@@ -250,13 +251,10 @@ def test_all_of_it_fits_the_terminal(width, spiky) -> None:
     assert ("near: first row" in told) == (width == 80)
 
 
+@needs_real_logs
 def test_the_page_shows_what_is_printed() -> None:
-    places = [above / "shared/data/logs/01_lightning_pinn_spike.csv" for above in ROOT.parents[:2]]
-    log = next((place for place in places if place.exists()), None)
-    if log is None:
-        pytest.skip("the real log of Lightning is not on this machine")
     console = Console(file=io.StringIO(), width=76, force_terminal=True, color_system=None)
-    curve = read_log(log)
+    curve = read_log(REAL_LOGS / "01_lightning_pinn_spike.csv")
     for part in show.view(curve, replay(curve), 76):
         console.print(part)
     shown = [line.rstrip() for line in console.file.getvalue().splitlines()]

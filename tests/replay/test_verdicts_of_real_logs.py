@@ -3,26 +3,22 @@
 import csv
 import json
 import re
-from pathlib import Path
 
 import numpy as np
-import pytest
+from real_data import REAL_LOGS, needs_real_logs
 
 from alrc.replay import replay
 
-# Beside the repository, or beside the folder of its worktrees.
-PLACES = [above / "shared" / "data" / "logs" for above in Path(__file__).parents[3:5]]
-LOGS = next((place for place in PLACES if place.exists()), PLACES[0])
-pytestmark = pytest.mark.skipif(not LOGS.exists(), reason=f"{LOGS} is not on this machine")
+pytestmark = needs_real_logs
 
 
 def rows(name, column):
-    with (LOGS / name).open(encoding="utf-8") as file:
+    with (REAL_LOGS / name).open(encoding="utf-8") as file:
         return [row for row in csv.DictReader(file) if row[column]]
 
 
 def text(name):
-    return (LOGS / name).read_text(encoding="utf-8")
+    return (REAL_LOGS / name).read_text(encoding="utf-8")
 
 
 def test_the_pinn_has_a_spike_of_a_factor_of_thousands_and_smaller_ones():
