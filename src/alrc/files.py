@@ -1,11 +1,15 @@
 """Files that appear whole or not at all."""
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 __all__ = ["beside", "remove", "sync_folder", "written_whole"]
+
+# How network file systems say that they have no such thing for folders.
+CANNOT = (errno.EINVAL, errno.ENOTSUP)
 
 
 @contextmanager
@@ -49,5 +53,8 @@ def sync_folder(folder: Path) -> None:
         descriptor = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(descriptor)
+        except OSError as error:
+            if error.errno not in CANNOT:
+                raise
         finally:
             os.close(descriptor)
