@@ -5,6 +5,7 @@ preparing it. A large convolution, forward and backward, takes turns with it.
 
 Run: python benchmarks/stem_step.py
      python benchmarks/stem_step.py "partial-stem size=M side=96" --threads 2
+     python benchmarks/stem_step.py "partial-stem size=full side=512" --device cuda
 """
 
 import argparse
@@ -29,11 +30,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("task", nargs="?", default="partial-stem")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    ways = {"training step": training_step(arguments.task), "large convolution": convolution()}
-    times = measured(ways)
-    print(f"{arguments.task}, {arguments.threads} threads")
+    device = torch.device(arguments.device)
+    step = training_step(arguments.task, device)
+    ways = {"training step": step, "large convolution": convolution(device)}
+    times = measured(ways, device)
+    print(f"{arguments.task}, {arguments.threads} threads, {arguments.device}")
     print(f"{'':18} {'ms, median':>10} {'ms, least':>10} {'GFLOP':>6} {'GFLOP/s':>8}")
     for name, run in ways.items():
         with FlopCounterMode(display=False) as counter:
@@ -43,11 +47,11 @@ def main() -> None:
         print(f"{name:18} {median:10.2f} {least:10.2f} {gflop:6.3f} {1e3 * gflop / least:8.1f}")
 
 
-def training_step(name: str) -> Callable[[], None]:
+def training_step(name: str, device: torch.device) -> Callable[[], None]:
     task = task_of(Named.parse("task", name, Path.cwd()))
-    networks = task.build(0)
+    networks = {name: network.to(device) for name, network in task.build(0).items()}
     optimizer = task.optimizers(networks, Training(**task.defaults))["step"]
-    batch = next(iter(task.batches(0, 1, 0)))
+    batch = [x.to(device) for x in next(iter(task.batches(0, 1, 0)))]
 
     def run() -> None:
         optimizer.zero_grad()
@@ -58,11 +62,12 @@ def training_step(name: str) -> Callable[[], None]:
     return run
 
 
-def convolution() -> Callable[[], None]:
+def convolution(device: torch.device) -> Callable[[], None]:
     """64 channels to 64 on 64 x 64 pixels of four images: large enough to be efficient."""
 
     def fresh(*shape: int) -> Tensor:
-        return torch.rand(shape).contiguous(memory_format=torch.channels_last).requires_grad_()
+        made = torch.rand(shape, device=device)
+        return made.contiguous(memory_format=torch.channels_last).requires_grad_()
 
     images, weight = fresh(4, 64, 64, 64), fresh(64, 64, 3, 3)
 
@@ -73,17 +78,20 @@ def convolution() -> Callable[[], None]:
     return run
 
 
-def measured(ways: dict[str, Callable[[], None]]) -> dict[str, list[float]]:
+def measured(ways: dict[str, Callable[[], None]], device: torch.device) -> dict[str, list[float]]:
     """Seconds on the clock, as the mean of a few steps in each round."""
+    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     times: dict[str, list[float]] = {name: [] for name in ways}
     for run in ways.values():
         for _ in range(WARMUP):
             run()
     for _ in range(ROUNDS):
         for name, run in ways.items():
+            wait()
             start = time.perf_counter()
             for _ in range(STEPS):
                 run()
+            wait()
             times[name].append((time.perf_counter() - start) / STEPS)
     return times
 
