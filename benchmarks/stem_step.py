@@ -5,7 +5,7 @@ preparing it. A large convolution, forward and backward, takes turns with it.
 
 Run: python benchmarks/stem_step.py
      python benchmarks/stem_step.py "partial-stem size=M side=96" --threads 2
-     python benchmarks/stem_step.py "partial-stem size=full side=512" --device cuda
+     python benchmarks/stem_step.py "partial-stem size=full side=256 average=1" --device cuda
 """
 
 import argparse

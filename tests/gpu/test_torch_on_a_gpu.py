@@ -165,12 +165,17 @@ def points(device: str, steps: int = STEPS) -> Iterator[tuple[Tensor, Tensor]]:
 
 # Inductor itself calls what torch has deprecated.
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-@pytest.mark.parametrize("mode", ["default", "reduce-overhead"])
-def test_compiled_steps_have_the_gradients_and_state_of_eager(mode: str) -> None:
+@pytest.mark.parametrize("what", ["the module", "the step", "the step, as a CUDA graph"])
+def test_what_is_compiled_has_the_gradients_and_state_of_eager(what: str) -> None:
     torch._dynamo.reset()
     net, alrc = regression("cuda")
     twin = copy.deepcopy((net, alrc))
-    compiled = torch.compile(squares, fullgraph=True, mode=mode)
+    compiled = squares
+    if what == "the module":
+        alrc.compile(fullgraph=True)
+    else:
+        mode = "reduce-overhead" if "graph" in what else "default"
+        compiled = torch.compile(squares, fullgraph=True, mode=mode)
     for x, y in points("cuda"):
         torch.compiler.cudagraph_mark_step_begin()
         net.zero_grad(), twin[0].zero_grad()

@@ -71,6 +71,19 @@ def test_model_loss_and_alrc_in_one_graph_have_the_gradients_of_eager(backend, v
     assert compare_with_eager(backend, vector) > 10
 
 
+# Dynamo itself looks at what the warning is of, and keeps it from users.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+@pytest.mark.parametrize("vector", [False, True])
+def test_a_module_that_is_compiled_alone_has_the_gradients_of_eager(vector) -> None:
+    net, alrc = model()
+    alrc.compile(fullgraph=True, backend="aot_eager")
+    pairs = zip(steps(net, alrc, loss_of, vector), steps(*model(), loss_of, vector), strict=True)
+    for (gradients, state), (expected, expected_state) in pairs:
+        torch.testing.assert_close(gradients, expected, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(state, expected_state, rtol=1e-5, atol=0.0)
+    assert alrc.num_clipped > 10
+
+
 RECOMPUTES = "ALRC: a loss must meet ALRC once, in the forward pass; got a call during the backward"
 
 

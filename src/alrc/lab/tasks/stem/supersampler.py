@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
@@ -71,7 +72,9 @@ class _Shift(nn.BatchNorm2d):
 
     def __init__(self, features: int, decay: float) -> None:
         super().__init__(features, EPSILON, 1 - decay)
-        self.register_parameter("weight", None)
+        # A scale of 1, not learned: without one, PyTorch has no gradient of a shift on a GPU.
+        del self.weight
+        self.register_buffer("weight", torch.ones(features), persistent=False)
 
 
 class _Resize(nn.Module):
