@@ -7,7 +7,7 @@ ARGS ?=
 DISTRIBUTED := -n 2 --dist loadgroup --no-loadscope-reorder
 PYTEST := $(BIN)/pytest $(DISTRIBUTED)
 
-.PHONY: demo test oldest check table lint types bench docs docs-serve clean
+.PHONY: demo test oldest check table lint types gpu bench docs docs-serve clean
 
 demo: .venv/installed
 	$(BIN)/alrc demo $(ARGS)
@@ -36,6 +36,10 @@ lint: .venv/installed
 
 types: .venv/installed
 	$(BIN)/mypy
+
+# On a machine with a GPU; make test leaves these out, and says so.
+gpu: .venv/installed
+	$(BIN)/pytest tests/gpu $(ARGS)
 
 bench: .venv/installed
 	$(BIN)/python benchmarks/call_cost.py

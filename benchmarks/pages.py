@@ -30,6 +30,7 @@ from alrc.lab.report.statistics import Pairs, compare
 ROOT = Path(__file__).parents[1]
 PAGES = (
     "README.md",
+    "docs/cost.md",
     "docs/experiments.md",
     "docs/how.md",
     "docs/microscopy.md",
@@ -72,6 +73,22 @@ def demo() -> str:
         "In brackets the mean change in pairs of a seed, with its 95 % interval. Made by "
         "`alrc demo`.*"
     )
+
+
+def gpu_step() -> str:
+    """From docs/gpu_step.csv, which ``benchmarks/gpu_step.py`` writes."""
+    with (ROOT / "docs/gpu_step.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    steps = {(row["network"], row["kind"]): row["plain_ms"] for row in rows}
+    lines = [["a step, in microseconds more", *(f"{n}, {kind}" for n, kind in steps)]]
+    lines += [
+        ["---"] * len(lines[0]),
+        ["plain, in ms", *(f"{float(x):.2g}" for x in steps.values())],
+    ]
+    for way in dict.fromkeys(row["way"] for row in rows if row["way"] != "plain"):
+        pairs = [(float(r["more_us"]), 1e3 * float(r["plain_ms"])) for r in rows if r["way"] == way]
+        lines.append([way, *(f"{more:+.0f} ({more / plain:.1%})" for more, plain in pairs)])
+    return table(lines)
 
 
 def words(before: Mapping[int, float], after: Mapping[int, float]) -> str:
@@ -417,6 +434,7 @@ def percent(value: float, low: float, high: float) -> str:
 
 BLOCKS: Mapping[str, Callable[[], str]] = {
     "demo": demo,
+    "gpu-step": gpu_step,
     "verdict": verdict,
     "settings": settings,
     "per-example": per_example,
