@@ -87,7 +87,7 @@ def gpu_step() -> str:
     ]
     for way in dict.fromkeys(row["way"] for row in rows if row["way"] != "plain"):
         pairs = [(float(r["more_us"]), 1e3 * float(r["plain_ms"])) for r in rows if r["way"] == way]
-        lines.append([way, *(f"{more:+.0f} ({more / plain:.1%})" for more, plain in pairs)])
+        lines.append([way, *(f"{more:+.0f} ({100 * more / plain:.1f} %)" for more, plain in pairs)])
     return table(lines)
 
 
