@@ -141,6 +141,12 @@ def test_a_report_shows_them_in_a_sentence_and_beside_the_values(tmp_path: Path)
     assert "<em>blurred *infill*</em>" in page
 
 
+def test_what_is_the_same_in_all_settings_is_said_once(tmp_path: Path) -> None:
+    report = study(tmp_path, ("squares", "circles"), baselines=FABRICATED)
+    assert report.count(SENTENCE) == 1
+    assert f"\n\n{SENTENCE}\n\n" in report
+
+
 def test_each_setting_has_its_own(tmp_path: Path) -> None:
     write_run(
         tmp_path,
@@ -149,9 +155,13 @@ def test_each_setting_has_its_own(tmp_path: Path) -> None:
         metrics={"held-out error": 1.0, "PSNR": 2.0},
         listed=(ERROR, PSNR),
     )
-    report = study(tmp_path, ("cubes", "squares"), baselines=FABRICATED)
-    bullets = [line for line in report.splitlines() if line.endswith(SENTENCE)]
-    assert bullets == [f"- `cubes`: {SENTENCE}", f"- `squares`: {SENTENCE}"]
+    study(tmp_path, ("cubes",), baselines={"zero": {"held-out error": 20.0, "PSNR": 9.0}})
+    report = study(tmp_path, baselines=FABRICATED)
+    bullets = [line for line in report.splitlines() if "What needs no training" in line]
+    assert bullets == [
+        "- `cubes`: What needs no training gives: zero held-out error 20, PSNR 9 dB.",
+        f"- `squares`: {SENTENCE}",
+    ]
 
 
 def test_a_report_without_any_says_nothing_of_them(tmp_path: Path) -> None:

@@ -57,11 +57,12 @@ def findings(study: Study, comparisons: Sequence[Compared]) -> Iterator[Block]:
             "are listed under What was run."
         )
     yield _matrix(study, by_setting)
-    settings = [setting for setting in by_setting if study.untrained(setting)][:SENTENCES]
-    many = len(by_setting) > 1
-    words = [(f"{code(study.labels[s])}: " if many else "") + untrained(study, s) for s in settings]
-    if words:
-        yield Bullets(words) if many else Paragraph(words[0])
+    told = {s: untrained(study, s) for s in by_setting if study.untrained(s)}
+    if len(told) == len(by_setting) and len(set(told.values())) == 1:
+        yield Paragraph(next(iter(told.values())))
+    elif told:
+        words = [f"{code(study.labels[s])}: {sentence}" for s, sentence in told.items()]
+        yield Bullets(words[:SENTENCES])
 
 
 def untrained(study: Study, setting: Setting) -> str:
