@@ -174,7 +174,7 @@ def test_a_primary_comparison_that_the_study_does_not_make_is_refused(
         ("partial-stem-quartic", 48, 10_000),
         ("partial-stem-large", 18, 6_000),
         ("partial-stem-paper", 4, 500_000),
-        ("stem-supersampling-small", 48, 4_000),
+        ("stem-supersampling-small", 60, 4_000),
         ("stem-smoke", 8, 12),
     ],
 )
