@@ -134,3 +134,6 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
             f"{left_out} of {total} tests were left out, hypothesis tried a third of its examples, "
             "and most long feeds were a tenth: make check (pytest --all) runs everything."
         )
+    skipped = terminalreporter.stats.get("skipped", [])
+    if count := sum("needs a GPU" in str(report.longrepr) for report in skipped):
+        terminalreporter.write_line(f"{count} tests need a GPU: make gpu runs them where one is.")
