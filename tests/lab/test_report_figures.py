@@ -3,6 +3,7 @@
 import json
 import math
 import zlib
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -255,6 +256,23 @@ def test_a_forest_says_which_side_is_better(tmp_path: Path, drawn: Drawn) -> Non
     write_report(tmp_path)
     label = drawn["setting1-forest"].figure.get_supxlabel()
     assert label == "PSNR: difference to off (dB), right of 0 is better"
+
+
+def test_a_forest_names_whole_arms_which_may_differ_at_their_end(
+    tmp_path: Path, drawn: Drawn
+) -> None:
+    longest = "alrc mu1_start=25 mu2_start=900 num_stddev=3"
+    arms = ["clip", longest, f"{longest} decay=0.5", f"{longest} warmup=20"]
+    write_pairs(tmp_path, {"off": lambda s: 2.0} | dict.fromkeys(arms, lambda s: 2.0 + s), seeds=2)
+    write_report(tmp_path)
+    axes = drawn["setting1-forest"]
+    labels = [tick.get_text() for tick in axes.get_yticklabels()]
+    assert sorted(label.replace("\n", " ") for label in labels) == sorted(arms)
+    axes.figure.draw_without_rendering()
+    boxes = sorted(
+        tuple(tick.get_window_extent().extents[[1, 3]]) for tick in axes.get_yticklabels()
+    )
+    assert all(low[1] < high[0] for low, high in pairwise(boxes))  # none lies upon another
 
 
 def test_many_arms_are_told_apart_without_colours() -> None:

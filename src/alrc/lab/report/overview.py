@@ -30,7 +30,9 @@ def forest(study: Study, comparisons: Sequence[Compared], index: int) -> Image:
     shown = absolute or list(comparisons)
     unit = (metric.unit or "its own unit") if absolute else "%"
     factor, most = (1, math.inf) if absolute else (100, 100 * LARGEST_SHARE)
-    with panel(label, height=1.2 + 0.36 * len(comparisons)) as (figure, axes):
+    names = [_name(c) + "\n(in %, see the table)" * (c not in shown) for c in comparisons]
+    lines = max(name.count("\n") + 1 for name in names)
+    with panel(label, height=1.2 + max(0.36, 0.17 * lines) * len(names)) as (figure, axes):
         axes.axvline(0, color=INK, linewidth=1)
         for row, c in enumerate(comparisons):
             colour = COLOUR.get(c.cell.kind, "#0072B2")
@@ -43,7 +45,6 @@ def forest(study: Study, comparisons: Sequence[Compared], index: int) -> Image:
                     ends = factor * np.array(c.result.interval)
                     axes.plot(ends.clip(-most, most), [row - 0.12] * 2, color=colour)
                     _points(axes, ends[abs(ends) > most], row - 0.12, most, color=colour, ms=5)
-        names = [_short(c) + "\n(in %, see the table)" * (c not in shown) for c in comparisons]
         axes.set_yticks(range(len(comparisons)), names)
         axes.set_ylim(len(comparisons) - 0.5, -0.5)
         axes.tick_params(axis="y", length=0)
@@ -72,10 +73,10 @@ def _points(
             axes.plot(shown, np.full(len(shown), height), linestyle="none", **own)
 
 
-def _short(c: Compared) -> str:
-    """The arm, in a line, and how often it diverged, in another."""
+def _name(c: Compared) -> str:
+    """The whole arm, which may differ from others at its end alone; and how often it diverged."""
     lost, runs = c.diverged
-    arm = c.arm if len(c.arm) <= 28 else f"{c.arm[:27]}…"
+    arm = "\n".join(textwrap.wrap(c.arm, 32, break_on_hyphens=False))
     return f"{arm}\n† {lost} of {runs} diverged" if lost else arm
 
 
