@@ -183,7 +183,7 @@ def legend(axes: Axes) -> None:
     assert isinstance(figure, Figure)
     if handles:
         columns = 2 if max(map(len, labels)) <= 24 else 1
-        labels = ["\n".join(textwrap.wrap(label, 56)) for label in labels]
+        labels = ["\n".join(textwrap.wrap(label, 56, break_on_hyphens=False)) for label in labels]
         figure.legend(handles, labels, loc="outside lower left", ncols=columns)
         lines = sum(1 + label.count("\n") for label in labels) / columns
         figure.set_figheight(figure.get_figheight() + LINE * np.ceil(lines))
