@@ -130,6 +130,27 @@ def test_a_scan_is_completed_by_the_trained_network_in_its_own_units(tmp_path: P
     assert sorted(os.listdir(tmp_path)) == ["a.tif", "run", "whole.tif"]
 
 
+def test_a_scan_along_another_path_is_completed_and_told_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, scan = trained(tmp_path), tmp_path / "a.tif"
+    partial(scan)  # a fifth of it was visited
+    share = f"{(tifffile.imread(scan) > 0).mean():.2g}"
+    for expected, is_told in ((0.15, False), (0.05, True), (0.9, True)):
+        monkeypatch.setattr(Planes, "visited", expected, raising=False)
+        out = tmp_path / f"{expected}.tif"
+        told = (
+            f"alrc: {scan}: {share} of its pixels were visited, and {expected} of those that the "
+            "network learned from, so its completion may be poor. Pass --mask if other pixels "
+            "were, or a run that was trained with a --path and --coverage like the scan's.\n"
+        )
+        assert alrc("--checkpoint", run, "--scan", scan, "--out", out) == (
+            0,
+            told * is_told + f"{out}\n",
+        )
+        assert out.is_file()
+
+
 def test_large_scans_and_folders_of_them_are_completed(tmp_path: Path) -> None:
     run, out = trained(tmp_path), tmp_path / "whole"
     shapes = {"b.tif": (40, 61), "c.tiff": (16, 20)}

@@ -63,7 +63,9 @@ def complete(
         targets = _targets(files, is_single=len(files) == 1 and files == scan, out=out)
         side, given = int(task.side), None if mask is None else read_mask(mask)  # type: ignore[attr-defined]
         for file in files:  # all of them, before minutes are spent on the first
-            _check_size(file, read_partial(file, given), side)
+            partial = read_partial(file, given)
+            _check_size(file, partial, side)
+            _tell_of_another_path(file, partial, getattr(task, "visited", None))
         for file, target in zip(files, targets, strict=True):
             partial = read_partial(file, given)
             with _progress(file.name) as report:
@@ -151,6 +153,18 @@ def _check_size(file: Path, partial: "Partial", side: int) -> None:
             f"{file} must have at least {side} x {side} pixels, because the network was trained "
             f"with so many; it has {height} x {width}. Pass a larger scan, or a run trained with a "
             "smaller side."
+        )
+
+
+def _tell_of_another_path(file: Path, partial: "Partial", expected: float | None) -> None:
+    """Of a scan of which much more, or less, was visited than of those that were learned from."""
+    share = float((partial.mask > 0).mean())
+    if expected is not None and not 0.5 < share / expected < 2:
+        typer.echo(
+            f"alrc: {file}: {share:.2g} of its pixels were visited, and {expected:.2g} of those "
+            "that the network learned from, so its completion may be poor. Pass --mask if other "
+            "pixels were, or a run that was trained with a --path and --coverage like the scan's.",
+            err=True,
         )
 
 

@@ -112,6 +112,12 @@ class PartialStem(Task):
     def channels(self) -> int:
         return 2 if self.path == "dwell" else 1
 
+    @property
+    def visited(self) -> float:
+        """Share of the pixels of a whole scan that its path touches; a blurred beam's is wider."""
+        path = _path(self.spiral_side or self.side, self.coverage, self.path)
+        return float((path > 0).double().mean())
+
     def describe(self) -> Mapping[str, Any]:
         """The scans by name and checksum."""
         return {"scans": self.data.name, "scans_sha256": self.data.sha256()}
