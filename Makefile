@@ -37,7 +37,7 @@ lint: .venv/installed
 types: .venv/installed
 	$(BIN)/mypy
 
-# On a machine with a GPU; make test leaves these out, and says so.
+# On a machine with a GPU; elsewhere they are skipped, and make test says so.
 gpu: .venv/installed
 	$(BIN)/pytest tests/gpu $(ARGS)
 

@@ -9,13 +9,17 @@ import pytest
 from alrc import Settings
 from alrc.jax import clip, init, scale_by_alrc
 
-IS_GPU = jax.default_backend() == "gpu"
-pytestmark = pytest.mark.skipif(not IS_GPU, reason="needs a GPU that JAX can use: make gpu there")
 SETTINGS = {
     "log": Settings(num_stddev=1.0),
     "linear": Settings(num_stddev=1.0, scale="linear", mu1_start=1.0, mu2_start=2.0),
     "groups": Settings(num_stddev=1.0, num_groups=3),
 }
+
+
+@pytest.fixture(autouse=True)
+def _needs_a_gpu() -> None:
+    if jax.default_backend() != "gpu":  # not on import: JAX at work forbids forks
+        pytest.skip("needs a GPU that JAX can use")
 
 
 def feed(steps: int = 40) -> list[np.ndarray]:

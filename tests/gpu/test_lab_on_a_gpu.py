@@ -86,6 +86,8 @@ def test_a_run_that_was_stopped_goes_on(task: str, tmp_path: Path) -> None:
     asked = iter(range(STEPS))
     with pytest.raises(Stopped):
         run_job(Job({"parts": spec(task, "cuda")}), tmp_path, stop=lambda: next(asked) == 13)
+    checkpoint = torch.load(tmp_path / "parts/checkpoint.pt", weights_only=False)
+    assert checkpoint["step"] == 14
     parts = trained(tmp_path, spec(task, "cuda"), "parts")
     assert whole.keys() == parts.keys()
     for name, series in whole.items():  # sums on a GPU come in no fixed order

@@ -165,7 +165,7 @@ def points(device: str, steps: int = STEPS) -> Iterator[tuple[Tensor, Tensor]]:
 
 # Inductor itself calls what torch has deprecated.
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-@pytest.mark.parametrize("what", ["the module", "the step", "the step, as a CUDA graph"])
+@pytest.mark.parametrize("what", ["the module", "the step", "the step, overhead reduced"])
 def test_what_is_compiled_has_the_gradients_and_state_of_eager(what: str) -> None:
     torch._dynamo.reset()
     net, alrc = regression("cuda")
@@ -174,7 +174,7 @@ def test_what_is_compiled_has_the_gradients_and_state_of_eager(what: str) -> Non
     if what == "the module":
         alrc.compile(fullgraph=True)
     else:
-        mode = "reduce-overhead" if "graph" in what else "default"
+        mode = "reduce-overhead" if "reduced" in what else "default"
         compiled = torch.compile(squares, fullgraph=True, mode=mode)
     for x, y in points("cuda"):
         torch.compiler.cudagraph_mark_step_begin()

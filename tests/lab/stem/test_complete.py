@@ -140,15 +140,32 @@ def test_a_scan_along_another_path_is_completed_and_told_of(
         monkeypatch.setattr(Planes, "visited", expected, raising=False)
         out = tmp_path / f"{expected}.tif"
         told = (
-            f"alrc: {scan}: {share} of its pixels were visited, and {expected} of those that the "
-            "network learned from, so its completion may be poor. Pass --mask if other pixels "
-            "were, or a run that was trained with a --path and --coverage like the scan's.\n"
+            f"alrc: {scan}: a share of {share} of its pixels was visited, and {expected} of each "
+            "scan that the network learned from, so its completion may be poor. Pass --mask if "
+            "other pixels were visited, or a run trained with the scan's --path and --coverage.\n"
         )
         assert alrc("--checkpoint", run, "--scan", scan, "--out", out) == (
             0,
             told * is_told + f"{out}\n",
         )
         assert out.is_file()
+
+
+def test_a_scan_larger_than_the_spirals_that_were_learned_is_told_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, scan = trained(tmp_path), tmp_path / "a.tif"
+    partial(scan, (40, 61))
+    for i, (side, is_told) in enumerate(((None, True), (61, False))):
+        monkeypatch.setattr(Planes, "spiral_side", side, raising=False)
+        told = (
+            f"alrc: {scan}: it has 40 x 61 pixels, and the network learned from whole spirals of "
+            "16 x 16, so its completion may be poor. Pass a run trained with --spiral-side 61.\n"
+        )
+        out = tmp_path / f"{i}.tif"
+        code, said = alrc("--checkpoint", run, "--scan", scan, "--out", out)
+        assert (code, said.startswith(told)) == (0, is_told)
+        assert said.endswith(f"{out}\n")
 
 
 def test_large_scans_and_folders_of_them_are_completed(tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def complete(
         for file in files:  # all of them, before minutes are spent on the first
             partial = read_partial(file, given)
             _check_size(file, partial, side)
-            _tell_of_another_path(file, partial, getattr(task, "visited", None))
+            _tell_of_what_was_not_learned(file, partial, task)
         for file, target in zip(files, targets, strict=True):
             partial = read_partial(file, given)
             with _progress(file.name) as report:
@@ -156,14 +156,23 @@ def _check_size(file: Path, partial: "Partial", side: int) -> None:
         )
 
 
-def _tell_of_another_path(file: Path, partial: "Partial", expected: float | None) -> None:
-    """Of a scan of which much more, or less, was visited than of those that were learned from."""
+def _tell_of_what_was_not_learned(file: Path, partial: "Partial", task: Any) -> None:
+    """Of a scan of which much more, or less, was visited; or of a large one, of small spirals."""
     share = float((partial.mask > 0).mean())
-    if expected is not None and not 0.5 < share / expected < 2:
+    learned = getattr(task, "visited", None)
+    if learned is not None and not 0.5 < share / learned < 2:
         typer.echo(
-            f"alrc: {file}: {share:.2g} of its pixels were visited, and {expected:.2g} of those "
-            "that the network learned from, so its completion may be poor. Pass --mask if other "
-            "pixels were, or a run that was trained with a --path and --coverage like the scan's.",
+            f"alrc: {file}: a share of {share:.2g} of its pixels was visited, and {learned:.2g} of "
+            "each scan that the network learned from, so its completion may be poor. Pass --mask "
+            "if other pixels were visited, or a run trained with the scan's --path and --coverage.",
+            err=True,
+        )
+    height, width = partial.pixels.shape
+    if getattr(task, "spiral_side", 0) is None and max(height, width) > task.side:
+        typer.echo(
+            f"alrc: {file}: it has {height} x {width} pixels, and the network learned from whole "
+            f"spirals of {task.side} x {task.side}, so its completion may be poor. Pass a run "
+            f"trained with --spiral-side {max(height, width)}.",
             err=True,
         )
 
