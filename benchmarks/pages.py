@@ -444,6 +444,8 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     "partial-stem-shown": functools.partial(study_shown, "partial-stem"),
     "partial-stem-quartic": functools.partial(study, "partial-stem-quartic", "task.damaged"),
     "partial-stem-quartic-shown": functools.partial(study_shown, "partial-stem-quartic"),
+    "stem-supersampling": functools.partial(study, "stem-supersampling-small", "task.damaged"),
+    "stem-supersampling-shown": functools.partial(study_shown, "stem-supersampling-small"),
     "cifar-high-learning-rates": functools.partial(
         study, "cifar10-small-high-learning-rate", "training.optimizer", "training.learning_rate"
     ),
