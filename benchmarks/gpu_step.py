@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from alrc.torch import ALRC
 
 ROUNDS, STEPS = 11, 20
+WAYS = ("plain", "ALRC, the batch", "ALRC, each example", "ALRC, compiled", "norm clip")
 Step = Callable[[], None]
 
 
@@ -88,9 +89,6 @@ def seconds(run: Step) -> float:
         run()
     torch.cuda.synchronize()
     return (time.perf_counter() - start) / STEPS
-
-
-WAYS = ("plain", "ALRC, the batch", "ALRC, each example", "ALRC, compiled", "norm clip")
 
 
 def main() -> None:

@@ -111,11 +111,10 @@ def test_state_and_gradients_are_those_of_the_cpu_at_every_step(name: str) -> No
     assert here.num_clipped.sum() > 0
 
 
-@pytest.mark.parametrize("name", CASES)
+# A graph would keep the number of the group that it was captured with.
+@pytest.mark.parametrize("name", [name for name in CASES if name != "one group"])
 def test_a_cuda_graph_has_the_state_and_gradients_of_eager_at_every_step(name: str) -> None:
     case = CASES[name]
-    if "number" in case.beside:
-        pytest.skip("a graph has one group, the one that it was captured with")
     eager, alrc = (ALRC(**case.settings, device="cuda") for _ in range(2))
     examples = feed(case, "cuda")
     stream = torch.cuda.Stream()
