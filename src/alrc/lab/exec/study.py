@@ -274,9 +274,9 @@ class _Study:
         if not self.stopping:
             self.stopping, self.exit_code = why, exit_code
             self.deadline = time.monotonic() + ANSWER_SECONDS
+            workers.ask_to_stop()  # before it is said, so that who reads it may count on it
             what = number_of(self.running, "job")
             self.say(f"{why}; waiting for {what} to leave a checkpoint (Ctrl-C: do not wait)")
-            workers.ask_to_stop()
 
     def last_words(self) -> str:
         kept = f"{len(self.finished)} of {number_of(self.specs, 'run')} finished"
