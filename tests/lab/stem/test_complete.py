@@ -151,6 +151,25 @@ def test_a_scan_along_another_path_is_completed_and_told_of(
         assert out.is_file()
 
 
+def test_a_network_that_learned_in_a_range_that_is_not_known_is_told_of_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, scans = trained(tmp_path), tmp_path / "scans"
+    for name in ("a.tif", "b.tif"):
+        partial(scans / name)
+    told = (
+        f"alrc: {run}: its network learned from scans in the range of the whole image (path = "
+        "dwell), and of a partial scan only that of its visited pixels is known, so completions "
+        "may be too bright, too dark or too flat. Pass a run trained with --path infill.\n"
+    )
+    for path in ("infill", "dwell"):
+        monkeypatch.setattr(Planes, "path", path, raising=False)
+        out = tmp_path / path
+        files = "".join(f"{out / name}\n" for name in ("a.tif", "b.tif"))
+        expected = told * (path == "dwell") + files
+        assert alrc("--checkpoint", run, "--scan", scans, "--out", out) == (0, expected)
+
+
 def test_a_scan_larger_than_the_spirals_that_were_learned_is_told_of(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -62,6 +62,7 @@ def complete(
         files = _files(scan)
         targets = _targets(files, is_single=len(files) == 1 and files == scan, out=out)
         side, given = int(task.side), None if mask is None else read_mask(mask)  # type: ignore[attr-defined]
+        _tell_of_a_range_that_is_not_known(checkpoint, task)
         for file in files:  # all of them, before minutes are spent on the first
             partial = read_partial(file, given)
             _check_size(file, partial, side)
@@ -153,6 +154,18 @@ def _check_size(file: Path, partial: "Partial", side: int) -> None:
             f"{file} must have at least {side} x {side} pixels, because the network was trained "
             f"with so many; it has {height} x {width}. Pass a larger scan, or a run trained with a "
             "smaller side."
+        )
+
+
+def _tell_of_a_range_that_is_not_known(checkpoint: Path, task: Any) -> None:
+    """Of networks that learned from scans in units that nobody has who completes one."""
+    if getattr(task, "path", None) == "dwell":
+        typer.echo(
+            f"alrc: {checkpoint}: its network learned from scans in the range of the whole image "
+            "(path = dwell), and of a partial scan only that of its visited pixels is known, so "
+            "completions may be too bright, too dark or too flat. Pass a run trained with --path "
+            "infill.",
+            err=True,
         )
 
 
