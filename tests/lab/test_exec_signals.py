@@ -1,5 +1,6 @@
 """Ctrl-C, SIGTERM, kills and full disks: what was done is kept, and no process is left."""
 
+import io
 import os
 import signal
 import subprocess
@@ -16,11 +17,13 @@ import tiny
 import torch
 from launching import process_group
 from mishaps import Here, Signalled, assert_as_if_alone, planted, run
+from rich.console import Console
 
 from alrc.lab.engine.jobs import Job
 from alrc.lab.exec import stopping, study
-from alrc.lab.exec.messages import Message
+from alrc.lab.exec.messages import Gone, Message
 from alrc.lab.exec.stopping import StudyStopped
+from alrc.lab.exec.study import run_study
 
 WAITING = "waiting for {} to leave a checkpoint (Ctrl-C: do not wait)"
 SIGNALS = [signal.SIGINT, signal.SIGTERM]
@@ -61,6 +64,41 @@ def test_a_signal_makes_runs_leave_checkpoints(number: int, code: int, tmp_path:
     assert run(three(), tmp_path, Here())[0] == {}
     for job in three():
         assert_as_if_alone(tmp_path / "runs", job, tmp_path / "alone")
+
+
+def test_signals_are_heard_once_a_study_says_what_is_to_do(tmp_path: Path) -> None:
+    missed = list[int]()
+
+    class Reader(io.StringIO):
+        def write(self, text: str) -> int:
+            if "to do" in text:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return super().write(text)
+
+    before = signal.signal(signal.SIGTERM, lambda number, _: missed.append(number))
+    try:
+        with pytest.raises(StudyStopped) as caught:
+            run_study(three(), tmp_path, Here(), Console(file=Reader(), width=80))
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert missed == []
+    assert caught.value.exit_code == 143
+    assert str(caught.value) == "stopped; 0 of 3 runs finished; the same command goes on."
+
+
+def test_a_worker_that_ends_before_it_goes_on_has_lost_nothing(tmp_path: Path) -> None:
+    class Ended(Here):
+        def wait(self) -> list[tuple[str, Message]]:
+            if self.given[0][2] is not None:
+                return super().wait()  # the trial, at whose end there is a checkpoint
+            if not self.asked:
+                os.kill(os.getpid(), signal.SIGTERM)
+                return []
+            return [(self.given.pop()[0].name, Gone())]
+
+    error, _ = stopped(three(), tmp_path, Ended())
+    assert torch.load(tmp_path / "runs" / "a" / "checkpoint.pt")["step"] == 1
+    assert str(error) == "stopped; 0 of 3 runs finished; the same command goes on."
 
 
 def test_a_second_signal_does_not_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,7 +203,7 @@ import pathlib, tiny
 from rich.console import Console
 from alrc.lab.exec import study, workers
 from alrc.lab.exec.stopping import StudyStopped
-study.ANSWER_SECONDS = 3600.0
+study.ANSWER_SECONDS = study.TRIAL_SECONDS = 3600.0
 out = pathlib.Path(sys.argv[2])
 jobs = [
     tiny.job(name, "Held", sys.argv[1] + "/mishaps.py", seed=seed, gate=str(out / "gate"))
@@ -215,8 +253,8 @@ def test_ctrl_c_on_a_terminal_leaves_checkpoints_and_no_process(tmp_path: Path) 
     with held(out) as process:
         wait_until(lambda: len(workers_at(out)) == 2, process)
         os.killpg(process.pid, signal.SIGINT)
-        while "stopped" not in process.stderr.readline():
-            pass
+        while "stopped" not in (line := process.stderr.readline()):
+            assert line
         (out / "gate").unlink()
         said = rest_of(process)
         assert process.returncode == 130

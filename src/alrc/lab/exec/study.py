@@ -88,6 +88,7 @@ class _Study:
         self.running = set[str]()
         self.held, self.told = dict[str, float](), set[str]()  # until when; of which it was said
         self.kills, self.steps = Counter[str](), Counter[str]()
+        self.ahead = set[str]()  # jobs that may have done more than their checkpoint holds
         self.paces: dict[str, float] = {}  # by setting
         self.in_trial = False
         self.stopping: str | None = None  # why
@@ -108,9 +109,10 @@ class _Study:
         todo = [job for job in self.jobs.values() if not ended.issuperset(job.specs)]
         todo.sort(key=lambda job: job.examples, reverse=True)
         left = len(self.specs) - len(ended)
-        self.say(f"{number_of(self.specs, 'run')}: {earlier}, {left} to do")
         bars = StudyBars({job.name: job for job in todo}, self.console)
         with Signals() as self.signals, bars as self.bars:
+            # Said when signals are heard, so that who reads it may count on it.
+            self.say(f"{number_of(self.specs, 'run')}: {earlier}, {left} to do")
             self.in_trial = True
             self.train(first_of_each_setting(todo, workers.count or 1), workers)
             self.in_trial = False
@@ -165,11 +167,13 @@ class _Study:
         job = self.jobs[name]
         if isinstance(message, Progress):
             self.steps[name] = message.step
+            self.ahead.add(name)
             self.bars.show(name, message)
         else:
             self.running.remove(name)
             if isinstance(message, Finished | Paused):
                 self.paces[setting_of(job)] = message.pace
+                self.ahead.discard(name)
             match message:
                 case Finished():
                     self.finish(message)
@@ -243,7 +247,7 @@ class _Study:
 
     def begun(self, name: str) -> int:
         """Runs of a job that may have done more than their checkpoint holds."""
-        return len(self.jobs[name].specs.keys() - self.finished) if name in self.steps else 0
+        return len(self.jobs[name].specs.keys() - self.finished) if name in self.ahead else 0
 
     def fail(self, job: Job, failure: Failed, workers: Workers) -> None:
         """Of an ensemble, all fail that are not finished."""
