@@ -59,6 +59,10 @@ def test_ctrl_c_leaves_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPat
                 os.kill(os.getpid(), signal.SIGINT)
             return super().wait()
 
+        def ask_to_stop(self) -> None:
+            super().ask_to_stop()
+            ray.kill(self.board, no_restart=False)  # what it was told it has forgotten
+
     with pytest.raises(StudyStopped) as caught:
         run(jobs, tmp_path, Interrupted("auto", 2))
     assert not ray.is_initialized()

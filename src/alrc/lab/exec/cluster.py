@@ -62,6 +62,7 @@ class RayWorkers:
         self.board: Any = ray.remote(num_cpus=0, max_restarts=-1)(_Board).remote()
         self.names: dict[Any, str] = {}  # of the jobs that were started
         self.seen = set[str]()  # of those that have done a step
+        self.asked = False  # whether they are to stop
 
     @property
     def free(self) -> bool:
@@ -92,14 +93,16 @@ class RayWorkers:
                 messages.append((name, Gone()))
         with suppress(self.ray.exceptions.RayError):  # nothing but a display is missed
             running = set(self.names.values())
-            states = self.ray.get(self.board.take.remote())
+            states = self.ray.get(self.board.take.remote(self.asked))
             self.seen |= states.keys()
             messages += [(name, state) for name, state in states.items() if name in running]
         return messages
 
     def ask_to_stop(self) -> None:
+        self.asked = True
         with suppress(self.ray.exceptions.RayError):
-            self.board.ask_to_stop.remote()
+            self.ray.get(self.board.ask_to_stop.remote(), timeout=REPORT_SECONDS)
+        with suppress(self.ray.exceptions.RayError):
             for ref, name in self.names.items():
                 if name not in self.seen:  # it waits for a free machine
                     self.ray.cancel(ref)
@@ -138,7 +141,8 @@ class _Board:
     def show(self, name: str, state: Progress) -> None:
         self.states[name] = state
 
-    def take(self) -> dict[str, Progress]:
+    def take(self, asked: bool) -> dict[str, Progress]:
+        self.asked = asked  # which one that was started anew does not know
         states, self.states = self.states, {}
         return states
 
