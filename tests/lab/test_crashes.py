@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from mishaps import after, assert_as_if_alone, paused
 
-from alrc.lab.engine.files import Damaged
+from alrc.lab.engine.files import Damaged, written_together
 from alrc.lab.engine.jobs import Job, run_job
 from alrc.lab.engine.training import Stopped
 
@@ -48,6 +48,14 @@ def test_rows_newer_than_the_checkpoint_are_trained_again(tmp_path: Path) -> Non
     assert len(np.load(path / "series" / "loss.raw.npy")) == 9
     run_job(Job({"run": spec}), tmp_path)
     assert_as_if_alone(tmp_path, Job({"run": spec}), tmp_path / "alone")
+
+
+def test_no_disk_is_waited_for_where_nothing_was_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    synced = list[str]()
+    monkeypatch.setattr(os, "sync", lambda: synced.append("all"))
+    with written_together():
+        pass
+    assert synced == []
 
 
 def test_series_are_on_the_disk_before_their_checkpoint(

@@ -9,7 +9,7 @@ import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 from cifar10_archives import (
@@ -166,6 +166,23 @@ def test_after_a_cut_connection_a_retry_ends_well(
     )
     server.cut = None
     assert len(read_cifar10(fetch()).training) == 7
+
+
+def test_of_two_downloads_at_once_both_are_told_of_the_files(
+    fetch: Callable[..., Path], server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unpack = downloads._unpack
+
+    def slower(*arguments: Any) -> None:
+        monkeypatch.setattr(downloads, "_unpack", unpack)
+        assert fetch() == tmp_path / "data" / NAME  # another process, which began later
+        unpack(*arguments)
+
+    monkeypatch.setattr(downloads, "_unpack", slower)
+    assert fetch() == tmp_path / "data" / NAME
+    assert server.requests == 2
+    found = {path for path in tmp_path.rglob("*") if path.is_file()}
+    assert found == {tmp_path / "data" / name for name in FILES}
 
 
 @pytest.mark.parametrize("stop", [OSError(errno.ENOSPC, "disk full"), KeyboardInterrupt()])

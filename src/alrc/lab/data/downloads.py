@@ -104,7 +104,11 @@ def download_cifar10(
             _fetch(url, archive, progress)
             _check(url, archive, checksum)
             _unpack(url, archive, files)
-            os.replace(files, target)
+            try:
+                os.replace(files, target)
+            except OSError:
+                if not target.is_dir():  # else another process was faster
+                    raise
     except DownloadError:
         raise
     except OSError as error:

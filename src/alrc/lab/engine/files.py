@@ -166,7 +166,8 @@ def written_whole(path: Path) -> Iterator[Path]:
 
 def sync_all(files: Iterable[Path]) -> None:
     """Brings many files and folders to the disk, at once where the system can."""
-    if hasattr(os, "sync"):
+    files = [*files]
+    if files and hasattr(os, "sync"):  # which waits for all disks
         os.sync()
         return
     for file in files:
