@@ -125,6 +125,28 @@ def test_lightnings_csv_is_read_by_step_and_its_means_of_epochs_are_left_out(tmp
     assert curve.epochs.tolist() == [step // 10 for step in range(40)]
 
 
+def test_a_state_of_transformers_that_is_not_whole_is_told_of_and_the_one_before_read(tmp_path):
+    for rows, checkpoint in ((20, "checkpoint-20"), (30, "checkpoint-30"), (40, "checkpoint-40")):
+        log = [{"loss": loss, "step": step} for step, loss in enumerate(LOSSES[:rows])]
+        (tmp_path / checkpoint).mkdir()
+        whole = json.dumps({"log_history": log, "global_step": rows})
+        (tmp_path / checkpoint / "trainer_state.json").write_text(whole)
+    newest = tmp_path / "checkpoint-40" / "trainer_state.json"
+    for part in (newest.read_text()[:-300], ""):
+        newest.write_text(part)
+        curve = read_log(tmp_path)
+        assert_reads(curve, "loss", range(30), LOSSES[:30])
+        assert curve.notes[-1] == (
+            f"Not read: {tmp_path.name}/checkpoint-40/trainer_state.json, which is damaged or is "
+            "being written."
+        )
+    for checkpoint in (20, 30):
+        (tmp_path / f"checkpoint-{checkpoint}" / "trainer_state.json").write_text("")
+    name = f"{tmp_path.name}/checkpoint-40/trainer_state.json"
+    with pytest.raises(LogRefused, match=rf"^{name}: a log must have something in it"):
+        read_log(tmp_path)
+
+
 def test_the_state_of_transformers_trainer_is_read_as_means_over_its_steps(tmp_path):
     callbacks = pytest.importorskip("transformers.trainer_callback")
     state = callbacks.TrainerState(max_steps=400)

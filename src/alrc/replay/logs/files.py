@@ -2,6 +2,8 @@
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
@@ -132,16 +134,31 @@ def _mlflow(folder: Path, column: str | None) -> Iterator[Reading]:
 
 def _trainer_states(folder: Path, column: str | None) -> Iterator[Reading]:
     """The last state of each run: a checkpoint's has what those before it had."""
-    last: dict[Path, tuple[int, Path]] = {}
+    states: dict[Path, list[tuple[int, Path]]] = {}
     for path in sorted(folder.rglob("trainer_state.json")):
         kind, _, step = path.parent.name.rpartition("-")
         of_checkpoint = kind == "checkpoint" and step.isdigit()
         run = path.parent.parent if of_checkpoint else path.parent
         # That beside the checkpoints is written at the end.
         order = int(step) if of_checkpoint else sys.maxsize
-        last[run] = max(last.get(run, (-1, path)), (order, path))
-    for _, path in last.values():
-        yield partial(_file, path, _named(path, folder), column)
+        states.setdefault(run, []).append((order, path))
+    for of_run in states.values():
+        yield partial(_last, [path for _, path in sorted(of_run)], folder, column)
+
+
+def _last(paths: Sequence[Path], folder: Path, column: str | None) -> list[Curve]:
+    """Of the last file that can be read: transformers writes in place, and may be killed at it."""
+    *before, last = paths
+    name = _named(last, folder)
+    try:
+        return _file(last, name, column)
+    except LogRefused:
+        with suppress(LogRefused):
+            if before:
+                note = f"Not read: {name}, which is damaged or is being written."
+                curves = _last(before, folder, column)
+                return [replace(curve, notes=(*curve.notes, note)) for curve in curves]
+        raise
 
 
 def _endings(*endings: str) -> Callable[[Path, str | None], Iterator[Reading]]:
