@@ -20,7 +20,7 @@ TORCHRUN = "torch.distributed.run --standalone --log-dir {logs} --nproc-per-node
 ACCELERATE = (
     "accelerate.commands.launch --multi_gpu --num_processes {ranks} --main_process_port {port}"
 )
-PATIENCE = 500  # seconds; a healthy program takes ten, and one that hangs must not last
+PATIENCE = 3600  # seconds; the longest takes 80, a busy machine longer; none may last for ever
 
 
 def run(
@@ -37,11 +37,15 @@ def run(
     Each process finds the modules that tests find, and those beside the file that is named; it
     has one thread and no GPU.
     """
-    with socket.create_server(("localhost", 0)) as server:  # old versions can't find a free port
-        port = server.getsockname()[1]
+    # Old versions can't find a free port. While this one is bound and not listening, it is given to
+    # nobody else, and the launcher may still bind it.
+    held = socket.socket()
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    held.bind(("", 0))
+    port = held.getsockname()[1]
     paths = [*([str(Path(beside).parent)] if beside else []), *sys.path]
     own = {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    with tempfile.TemporaryDirectory() as logs:
+    with held, tempfile.TemporaryDirectory() as logs:
         launched_by = launcher.format(ranks=ranks, port=port, logs=logs).split()
         words = [*(["-m", *launched_by] if launcher else []), program, *arguments]
         process = subprocess.Popen(

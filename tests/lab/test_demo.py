@@ -236,5 +236,6 @@ def test_an_interrupted_demo_leaves_nothing_and_says_so(
         process.wait()
     assert process.returncode == 130
     assert said.splitlines()[-1] == "alrc: stopped; no figure was written."
-    assert not list(temporary.iterdir())
+    # PyTorch itself may have made a folder for what it compiles.
+    assert not list(temporary.glob("alrc-*"))
     assert [file.name for file in tmp_path.iterdir()] == ["temporary"]

@@ -1,5 +1,6 @@
 """What a study says before most of it is trained: its data, and how long it takes."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -112,5 +113,6 @@ def test_it_is_said_once_after_the_trial(tmp_path: Path, monkeypatch: pytest.Mon
         "tiny.py:Line: points generated",
         "2 runs: 0 finished and 0 failed earlier, 2 to do",
     ]
-    assert lines[2].startswith("about 1 core-second, 1 second on 1 worker")
+    # However long a step takes: a machine may be too busy for one of them.
+    assert re.match(r"about [\d.]+ core-\w+, [\d.]+ \w+ on 1 worker, as fast", lines[2])
     assert [line.split(",")[0] for line in lines[3:]] == ["a: finished", "b: finished"]

@@ -40,7 +40,7 @@ def test_killed_twice_it_ends_as_if_it_were_not_and_is_in_the_report(tmp_path: P
                 time.sleep(0.002)
             os.killpg(process.pid, signal.SIGKILL)
     with study(out) as process:
-        said, error = process.communicate(timeout=300)
+        said, error = process.communicate(timeout=3600)
     assert process.returncode == 0, error
 
     specs = Grid.read(EXAMPLES / "heavy.toml", CHANGES).named_specs()

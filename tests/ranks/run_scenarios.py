@@ -14,13 +14,12 @@ import torch
 import torch.distributed as dist
 from ranks import scenarios_alone, scenarios_at_odds, scenarios_training
 
-PATIENCE = 400  # seconds after which a rank that hangs ends itself
+PATIENCE = 1200  # seconds of one scenario, after which a rank that hangs ends itself
 
 
 def main(folder: Path, names: list[str]) -> None:
-    faulthandler.dump_traceback_later(PATIENCE, exit=True)
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", timeout=timedelta(seconds=120))
+    dist.init_process_group("gloo", timeout=timedelta(seconds=600))
     rank, world = dist.get_rank(), dist.get_world_size()
     alone, training, at_odds = scenarios_alone, scenarios_training, scenarios_at_odds
     scenarios = [alone.alone, alone.reading, alone.copies, alone.writing, alone.collectives]
@@ -32,6 +31,7 @@ def main(folder: Path, names: list[str]) -> None:
     for scenario in [*scenarios, at_odds.skipped, at_odds.died]:
         if names and scenario.__name__ not in names:
             continue
+        faulthandler.dump_traceback_later(PATIENCE, exit=True)  # instead of the last one
         try:
             seen = scenario(rank, world)
         except BaseException:
