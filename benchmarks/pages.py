@@ -20,11 +20,10 @@ import numpy as np
 from scipy.optimize import fsolve
 from scipy.stats import norm
 
-from alrc.lab.report.benchmark import table_rows
-from alrc.lab.report.benchmark.decision import decide
+from alrc.lab.report.benchmark.decision import Decision, decide
 from alrc.lab.report.benchmark.effects import Effects, Estimate
 from alrc.lab.report.benchmark.reading import read_bench
-from alrc.lab.report.benchmark.tables import README_HEADER, arguments
+from alrc.lab.report.benchmark.tables import README_HEADER, arguments, table_rows
 from alrc.lab.report.statistics import Pairs, compare
 
 ROOT = Path(__file__).parents[1]
@@ -215,7 +214,7 @@ def high_rates() -> str:
 
 def settings() -> str:
     """The table "your loss -> your setting"."""
-    lines = [README_HEADER, ["---"] * len(README_HEADER), *table_rows(RESULTS)]
+    lines = [README_HEADER, ["---"] * len(README_HEADER), *table_rows(results(), decision())]
     text = table(lines).replace("\u00a0", " ")
     # -72.8 % [-76.4 %, -68.6 %] is longer than what one looks for there
     return re.sub(r"\[(\S+) %, (\S+) %\]", r"[\1, \2]", text)
@@ -410,9 +409,13 @@ def results() -> Effects:
 
 
 @functools.cache
+def decision() -> Decision:
+    return decide(results())
+
+
 def default() -> str:
     """The arm that the benchmark's rule chooses."""
-    return decide(results().bench).default.label
+    return decision().default.label
 
 
 def told(estimate: Estimate | None) -> str:

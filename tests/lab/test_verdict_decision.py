@@ -10,7 +10,7 @@ from fabricated_benchmarks import ERROR, NATS, Made, fabricate, pair
 
 from alrc.lab.report.benchmark.choosing import CANDIDATES, GROUPS, TOLERANCE
 from alrc.lab.report.benchmark.decision import Decision, decide
-from alrc.lab.report.benchmark.effects import DIVERGED, LARGEST
+from alrc.lab.report.benchmark.effects import DIVERGED, LARGEST, Effects
 from alrc.lab.report.benchmark.reading import read_bench
 
 PAPER, FAST, DIRTY, LOG = "alrc", "alrc recency=4", "alrc num_stddev=1", "alrc-log num_stddev=2"
@@ -20,7 +20,8 @@ CALM = 0.005  # noise of calm workloads: +1 % is resolved by 20 seeds
 
 
 def decided(folder: Path, *pairs: Sequence[Made]) -> Decision:
-    return decide(read_bench(fabricate(folder, [made for pair in pairs for made in pair])))
+    made = [made for pair in pairs for made in pair]
+    return decide(Effects(read_bench(fabricate(folder, made))))
 
 
 def workloads(gains: Mapping[str, float] = GAINS, calm: Mapping[str, float] = NONE) -> list[Made]:

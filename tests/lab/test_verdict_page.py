@@ -12,13 +12,14 @@ from matplotlib.figure import Figure
 from reading_reports import rows
 
 from alrc.lab.engine.files import Damaged
-from alrc.lab.report.benchmark import draw_benchmark, table_rows
+from alrc.lab.report.benchmark import draw_benchmark
 from alrc.lab.report.benchmark.decision import decide
 from alrc.lab.report.benchmark.effects import Effects
 from alrc.lab.report.benchmark.figures import draw_tradeoff
 from alrc.lab.report.benchmark.matrix import cell_words, draw_matrix
 from alrc.lab.report.benchmark.reading import read_bench
 from alrc.lab.report.benchmark.summaries import summaries
+from alrc.lab.report.benchmark.tables import table_rows
 
 FILES = {"benchmark.md", "readme_table.md", "matrix.csv", "arms.csv", "decision.json"} | {
     f"benchmark-{name}.png" for name in ("matrix", "forest", "regret", "tradeoff")
@@ -138,7 +139,8 @@ def test_readmes_table_has_a_row_for_each_part_and_family_with_the_rival_and_the
 ) -> None:
     draw_nothing(monkeypatch)
     page(tmp_path, made())
-    told = table_rows(tmp_path / "compact")
+    effects = Effects(read_bench(tmp_path / "compact"))
+    told = table_rows(effects, decide(effects))
     assert [row[0] for row in told] == [
         "regression, targets",
         "language, words",
@@ -228,4 +230,4 @@ def test_the_matrix_says_each_number_once(tmp_path: Path) -> None:
     assert len(rest) == 2 * 3 + 2
     assert {words["tables"], words["text"]} <= set(broken)
     assert words["rare"] in rest
-    assert decide(bench).default.label == "alrc recency=4"
+    assert decide(Effects(bench)).default.label == "alrc recency=4"

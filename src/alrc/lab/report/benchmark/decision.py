@@ -1,7 +1,7 @@
 """The rule by which the benchmark chooses defaults: docs/benchmark/benchmark-rule.md in code."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from alrc.lab.report.benchmark.choosing import (
     CANDIDATES,
@@ -58,9 +58,9 @@ class Decision:
     beaten_by_paper: tuple[str, ...]
 
 
-def decide(bench: Bench) -> Decision:
+def decide(effects: Effects) -> Decision:
     """Clauses (i) to (vi)."""
-    effects = Effects(bench)
+    bench = effects.bench
     default = choose(effects)
     by_group = {
         name: choose(effects, families)
@@ -80,7 +80,7 @@ def decide(bench: Bench) -> Decision:
         quoted=quoted,
         primary=primary,
         secondary=secondary,
-        without=_without(bench),
+        without=_without(effects),
         best_linear=linear,
         best_log=log,
         log_over_linear=difference,
@@ -148,13 +148,9 @@ def _tests(
     return found.pop("primary"), found
 
 
-def _without(bench: Bench) -> dict[str, str]:
-    parts = [part for part in bench.parts if len(bench.parts) > 1]
-    rest = {
-        part: replace(bench, workloads=tuple(w for w in bench.workloads if w.part != part))
-        for part in parts
-    }
-    return {part: choose(Effects(bench)).label for part, bench in rest.items()}
+def _without(effects: Effects) -> dict[str, str]:
+    parts = effects.bench.parts if len(effects.bench.parts) > 1 else ()
+    return {part: choose(effects.without(part)).label for part in parts}
 
 
 def _over_paper(effects: Effects, default: str) -> tuple[Estimate | None, tuple[str, ...]]:

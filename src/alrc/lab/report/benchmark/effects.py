@@ -3,7 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from typing import Literal, Self
 
@@ -112,6 +112,13 @@ class Effects:
     def __init__(self, bench: Bench, keep: Callable[[int], bool] | None = None) -> None:
         self.bench, self._keep = bench, keep
         self.effect = cache(self._effect)
+
+    def without(self, part: str) -> "Effects":
+        """Those of the other parts, which stay what they are."""
+        rest = tuple(w for w in self.bench.workloads if w.part != part)
+        effects = Effects(replace(self.bench, workloads=rest), self._keep)
+        effects.effect = self.effect
+        return effects
 
     def _effect(self, workload: Workload, arm: str, which: Which = "first") -> Effect:
         before, after = workload.runs[PLAIN], workload.runs[arm]

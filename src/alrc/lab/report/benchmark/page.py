@@ -27,9 +27,9 @@ from alrc.lab.report.benchmark.tables import (
     matrix_csv,
     part_tables,
     regret_table,
+    table_rows,
     tuned_table,
 )
-from alrc.lab.report.benchmark.tables import table_rows as rows_of
 from alrc.lab.report.benchmark.words import main_arms, shown_arms
 from alrc.lab.report.figures import save
 from alrc.lab.report.markup import (
@@ -43,7 +43,7 @@ from alrc.lab.report.markup import (
     markdown,
 )
 
-__all__ = ["draw_benchmark", "table_rows"]
+__all__ = ["draw_benchmark"]
 
 FIGURES = {
     "benchmark-matrix": "Change of the held-out error by each arm in each workload.",
@@ -67,11 +67,11 @@ def draw_benchmark(folder: Path, out: Path) -> None:
         NotStored: If a file can't be written.
     """
     effects = Effects(read_bench(folder))
-    decision, found = decide(effects.bench), summaries(effects)
+    decision, found = decide(effects), summaries(effects)
     shown = shown_arms(effects.bench, decision, found)
     main = main_arms(effects.bench, decision, found)
     blocks = list(_blocks(effects, decision, found, shown, main))
-    rows = Table("What the benchmark recommends.", README_HEADER, rows_of(effects, decision))
+    rows = Table("What the benchmark recommends.", README_HEADER, table_rows(effects, decision))
     rows = dataclasses.replace(rows, textual=tuple(range(len(README_HEADER))))
     text = {
         "benchmark.md": markdown("Benchmark", blocks),
@@ -87,12 +87,6 @@ def draw_benchmark(folder: Path, out: Path) -> None:
         for name, figure in _figures(effects, decision, found, shown, main):
             save(figure, out / f"{name}.png")
         write_json(out / "decision.json", _plain(decision))
-
-
-def table_rows(folder: Path) -> list[list[str]]:
-    """README's table "your loss -> your setting", whose header is ``README_HEADER``."""
-    effects = Effects(read_bench(folder))
-    return rows_of(effects, decide(effects.bench))
 
 
 def _figures(
