@@ -39,9 +39,8 @@ def limits_met(losses: np.ndarray, settings: Settings) -> np.ndarray:
     return limits
 
 
-def calls_until_clean(losses: np.ndarray, settings: Settings, clean: float) -> int:
+def calls_until_clean(limits: np.ndarray, clean: float) -> int:
     """Calls after which the limit stays below ten times its clean value: median of the columns."""
-    limits = limits_met(losses, settings)
     far = np.where(np.isfinite(limits), limits, 0) > 10 * clean
     last = len(far) - np.argmax(far[::-1], axis=0)
     return round(np.median(np.where(far.any(axis=0), last, 0)))
@@ -64,11 +63,13 @@ def made() -> list[str]:
         "|---" * 6 + "|",
     ]
     for settings in SETTINGS:
-        clean = float(np.median(limits_met(calm, settings)[CALLS // 2 :]))
+        met = limits_met(np.hstack([calm, fall, outlier]), settings)
+        of_calm, of_fall, of_outlier = np.hsplit(met, 3)
+        clean = float(np.median(of_calm[CALLS // 2 :]))
         limited = many > limits_met(many, settings)
         lines.append(
-            f"{named(settings)} | {calls_until_clean(fall, settings, clean):,} "
-            f"| {calls_until_clean(outlier, settings, clean):,} "
+            f"{named(settings)} | {calls_until_clean(of_fall, clean):,} "
+            f"| {calls_until_clean(of_outlier, clean):,} "
             f"| {100 * limited[10:50].mean():.1f} % | {100 * limited[50:].mean():.1f} % |"
         )
     return lines
