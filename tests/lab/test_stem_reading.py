@@ -13,7 +13,7 @@ import tifffile
 from PIL import Image
 from real_data import REAL_SCANS, needs_real_scans
 
-from alrc.lab.data.stem.reading import read_image
+from alrc.lab.data.stem.reading import check_pixels, read_image
 from alrc.lab.data.stem.scans import read_scan
 
 AGAIN = "Copy it again, or save it anew"
@@ -115,6 +115,37 @@ def test_pixel_size_is_what_ome_says(
     path = tmp_path / "scan.ome.tif"
     tifffile.imwrite(path, image(), ome=True, metadata={"axes": "YX", **metadata})
     assert read_scan(path).pixel_size == (nanometres and pytest.approx(nanometres))
+
+
+def test_hot_pixels_partial_scans_and_large_offsets_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "scan.npy"
+    hot, part, mask = image(), image(), image(np.uint8)
+    hot[3, 5] = 1e4
+    part[np.random.default_rng(1).random(part.shape) < 0.9] = 0
+    mask[:] = mask > 160
+    share = [f"{(pixels == 0).mean():.0%}" for pixels in (part, mask)]
+    whole = (
+        "FILE must be a whole scan; {} of its pixels are 0, as in a partial scan or a mask. Move "
+        "it elsewhere, or pass a pattern of names, such as 'folder/whole-*.tif'."
+    )
+    for pixels, words in (
+        (part, whole.format(share[0])),
+        (mask, whole.format(share[1])),
+        (
+            hot,
+            "FILE must have no single pixels far beyond all others, because scans are scaled by "
+            "their range; it goes to 50 times the range of nearly all. Take them out, in ImageJ "
+            "with Process > Noise > Remove Outliers.",
+        ),
+    ):
+        np.save(path, pixels)
+        assert refusal(path) == words
+    hot[3, 5] = 600  # bright, and no more
+    np.save(path, hot)
+    assert read_scan(path).pixels.max() == 600
+    for far in (1e9 + image(np.float64), 1e298 * image(np.float64)):
+        with pytest.raises(ValueError, match="must have pixels that are the same as 32-bit real"):
+            check_pixels(path, far)
 
 
 @pytest.fixture

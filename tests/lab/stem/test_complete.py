@@ -40,7 +40,11 @@ class Planes(Task):
     goal: float = 0.3
     side: int = SIDE
 
-    metrics: ClassVar = (Metric("error"),)
+    average: ClassVar = 1
+    path: ClassVar = "infill"
+    spiral_side: ClassVar[int | None] = 61
+    visited: ClassVar = 0.2
+    metrics: ClassVar = (Metric("held-out error"),)
 
     def build(self, seed: int) -> Networks:
         return {"net": Shift()}
@@ -52,7 +56,10 @@ class Planes(Task):
         return {"loss": (networks["net"].shift - self.goal).square()}
 
     def evaluate(self, networks: Networks) -> Mapping[str, float]:
-        return {"error": abs(networks["net"].shift.item() - self.goal)}
+        return {"held-out error": abs(networks["net"].shift.item() - self.goal)}
+
+    def baselines(self) -> Mapping[str, Mapping[str, float]]:
+        return {"image mean": {"held-out error": 1e-3}}
 
     def complete(self, networks: Networks, values: Tensor, mask: Tensor) -> Tensor:
         net = networks["net"]
@@ -137,7 +144,7 @@ def test_a_scan_along_another_path_is_completed_and_told_of(
     partial(scan)  # a fifth of it was visited
     share = f"{(tifffile.imread(scan) > 0).mean():.2g}"
     for expected, is_told in ((0.15, False), (0.05, True), (0.9, True)):
-        monkeypatch.setattr(Planes, "visited", expected, raising=False)
+        monkeypatch.setattr(Planes, "visited", expected)
         out = tmp_path / f"{expected}.tif"
         told = (
             f"alrc: {scan}: a share of {share} of its pixels was visited, and {expected} of each "
@@ -163,11 +170,69 @@ def test_a_network_that_learned_in_a_range_that_is_not_known_is_told_of_once(
         "may be too bright, too dark or too flat. Pass a run trained with --path infill.\n"
     )
     for path in ("infill", "dwell"):
-        monkeypatch.setattr(Planes, "path", path, raising=False)
+        monkeypatch.setattr(Planes, "path", path)
         out = tmp_path / path
         files = "".join(f"{out / name}\n" for name in ("a.tif", "b.tif"))
         expected = told * (path == "dwell") + files
         assert alrc("--checkpoint", run, "--scan", scans, "--out", out) == (0, expected)
+
+
+def test_a_network_that_learned_nothing_or_of_averaged_scans_is_told_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, scan = trained(tmp_path), tmp_path / "a.tif"
+    partial(scan)
+    monkeypatch.setattr(Planes, "average", 2)
+    result = json.loads((run / "result.json").read_text())
+    assert result["metrics"]["held-out error"] < 1e-6 < 1e-3
+    averaged = (
+        f"alrc: {run}: its network learned from scans averaged over 2 x 2 pixels, so it is for "
+        "scans that are averaged as well. Pass a run trained with --average 1 for scans as they "
+        "are.\n"
+    )
+    poor = (
+        f"alrc: {run}: its network is no better than the mean of each image (held-out error 0.5 "
+        "against 0.001). Train it for more --steps, or with another --learning-rate.\n"
+    )
+    diverged = (
+        f"alrc: {run}: its training diverged (of itself). Train it with another seed or arm.\n"
+    )
+    cases = [
+        ({}, averaged),
+        ({"metrics": {"held-out error": 0.5}}, poor + averaged),
+        ({"diverged": "of itself"}, diverged + averaged),
+    ]
+    for i, (changes, told) in enumerate(cases):
+        (run / "result.json").write_text(json.dumps({**result, **changes}))
+        out = tmp_path / f"{i}.tif"
+        assert alrc("--checkpoint", run, "--scan", scan, "--out", out) == (0, f"{told}{out}\n")
+
+
+def test_a_hot_pixel_is_told_of(tmp_path: Path) -> None:
+    run, scan, out = trained(tmp_path), tmp_path / "a.tif", tmp_path / "whole.tif"
+    partial(scan, (40, 61))
+    pixels = tifffile.imread(scan)
+    rows, columns = np.nonzero(pixels)
+    pixels[rows[7], columns[7]] = 1e5
+    tifffile.imwrite(scan, pixels)
+    visited = np.sort(pixels[pixels > 0])
+    far = (visited[-1] - visited[0]) / (visited[-2] - visited[1])
+    assert alrc("--checkpoint", run, "--scan", scan, "--out", out) == (
+        0,
+        f"alrc: {scan}: it goes to {far:,.0f} times the range of nearly all of its visited pixels, "
+        "and is scaled by its range, so its completion may be poor. Take out single pixels far "
+        f"beyond all others, in ImageJ: Process > Noise > Remove Outliers.\n{out}\n",
+    )
+
+
+def test_of_a_folder_the_mask_and_what_is_hidden_are_no_scans(tmp_path: Path) -> None:
+    run, scans, out = trained(tmp_path), tmp_path / "scans", tmp_path / "whole"
+    partial(scans / "a.tif")
+    (scans / "._a.tif").write_bytes(b"Of a Mac.")
+    mask = scans / "mask.tif"
+    tifffile.imwrite(mask, (tifffile.imread(scans / "a.tif") > 0).astype(np.uint8))
+    words = ("--checkpoint", run, "--scan", scans, "--mask", mask, "--out", out)
+    assert alrc(*words) == (0, f"{out}/a.tif\n")
 
 
 def test_a_scan_larger_than_the_spirals_that_were_learned_is_told_of(
@@ -176,7 +241,7 @@ def test_a_scan_larger_than_the_spirals_that_were_learned_is_told_of(
     run, scan = trained(tmp_path), tmp_path / "a.tif"
     partial(scan, (40, 61))
     for i, (side, is_told) in enumerate(((None, True), (61, False))):
-        monkeypatch.setattr(Planes, "spiral_side", side, raising=False)
+        monkeypatch.setattr(Planes, "spiral_side", side)
         told = (
             f"alrc: {scan}: it has 40 x 61 pixels, and the network learned from whole spirals of "
             "16 x 16, so its completion may be poor. Pass a run trained with --spiral-side 61.\n"

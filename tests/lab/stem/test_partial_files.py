@@ -11,7 +11,7 @@ import tifffile
 
 from alrc.lab.data.stem.partial import read_mask, read_partial, write_completed
 
-SCAN = np.array([[0.0, 2.0, np.nan], [4.0, 0.0, -1.0]], np.float32)
+SCAN = np.array([[0.0, 2.0, 0.0], [4.0, 0.0, -1.0]], np.float32)
 
 
 def saved(path: Path, array: Any, **how: Any) -> Path:
@@ -23,11 +23,18 @@ def saved(path: Path, array: Any, **how: Any) -> Path:
 
 
 @pytest.mark.parametrize("name", ["a.tif", "a.TIFF", "a.npy"])
-def test_pixels_that_are_neither_0_nor_nan_were_visited(name: str, tmp_path: Path) -> None:
+def test_pixels_that_are_not_0_were_visited(name: str, tmp_path: Path) -> None:
     partial = read_partial(saved(tmp_path / name, SCAN))
     np.testing.assert_array_equal(partial.mask, [[0, 1, 0], [1, 0, 1]])
     np.testing.assert_array_equal(partial.pixels, [[0, 2, 0], [4, 0, -1]])
     assert partial.pixels.dtype == partial.mask.dtype == np.float32
+
+
+def test_where_there_is_nan_only_pixels_that_are_nan_were_not_visited(tmp_path: Path) -> None:
+    counts = np.array([[0, 2, np.nan], [np.nan, 0, 1]])
+    partial = read_partial(saved(tmp_path / "a.npy", counts))
+    np.testing.assert_array_equal(partial.mask, [[1, 1, 0], [0, 1, 1]])
+    np.testing.assert_array_equal(partial.pixels, [[0, 2, 0], [0, 0, 1]])
 
 
 def test_a_file_of_gatan_is_read_and_its_pixel_size_is_kept(
@@ -109,6 +116,32 @@ def test_what_other_tiff_files_say_stays_too(tmp_path: Path) -> None:
     assert tags[282][0] / tags[282][1] == pytest.approx(4e8)
 
 
+def test_pixel_sizes_of_ome_stay_and_so_do_texts_and_dates_in_any_form(tmp_path: Path) -> None:
+    said = {"axes": "YX", "PhysicalSizeX": 20.0, "PhysicalSizeXUnit": "pm"}
+    said |= {"PhysicalSizeY": 20.0, "PhysicalSizeYUnit": "pm"}
+    path = saved(tmp_path / "a.ome.tif", SCAN, ome=True, metadata=said)
+    known, tags = completed(path)
+    assert known["unit"] == "nm"
+    assert tags[282][1] / tags[282][0] == pytest.approx(0.02)
+    texts = {315: "Jürgen Müller", 33432: "© Uni", 306: "17/05/2019 10:20"}
+    path = saved(
+        tmp_path / "b.tif", SCAN, metadata=None,
+        extratags=[(code, 2, 0, text.encode(), True) for code, text in texts.items()],
+    )  # fmt: skip
+    _, tags = completed(path)
+    assert {code: tags[code] for code in texts} == texts
+
+
+def test_what_fiji_notes_of_the_shape_of_a_file_is_not_taken_over(tmp_path: Path) -> None:
+    said = "SCIFIO=0.42.0\naxes=X,Y\nlengths=3,2\nscales=0.02,0.02\nunits=nm,nm\nbitsPerPixel=32\n"
+    path = saved(
+        tmp_path / "a.tif", SCAN, metadata=None, description=f"ImageJ=1.53\n{said}unit=nm\n"
+    )
+    known, _ = completed(path)
+    assert known["unit"] == "nm"
+    assert "axes" not in known
+
+
 def test_a_unit_in_other_letters_is_spelt_as_imagej_spells_it(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.tif", SCAN, imagej=True, metadata={"unit": r"\u00B5m"})
     known, _ = completed(path)
@@ -135,6 +168,18 @@ BROKEN: dict[str, tuple[Any, str]] = {
         "have visited pixels of different values to be completed from; all are 7.5.",
     ),
     "infinite.npy": (np.array([[0.0, np.inf]]), "have finite pixels; 1 are infinite."),
+    "offset.npy": (
+        np.array([[0, 2**30, 2**30 + 1, 2**30 + 99]]),
+        "have pixels that are the same as 32-bit real numbers, with which networks compute; those "
+        "from 1073741824 to 1073741923 are not. Subtract the smallest of them, or divide them by "
+        "the largest.",
+    ),
+    "huge.npy": (
+        np.array([[0, 1e300, 2e300, 0]]),
+        "have pixels that are the same as 32-bit real numbers, with which networks compute; those "
+        "from 1e+300 to 2e+300 are not. Subtract the smallest of them, or divide them by the "
+        "largest.",
+    ),
     "frames.tif": (
         np.zeros((3, 4, 4), np.uint8),
         "hold one image of one channel to be read as a partial scan; it has the shape (3, 4, 4). "
@@ -173,6 +218,31 @@ def test_a_file_that_breaks_off_or_is_no_image_is_refused(end: int, tmp_path: Pa
         read_partial(path)
 
 
+def test_what_is_not_one_grey_image_with_black_as_0_is_refused(tmp_path: Path) -> None:
+    def refusal(path: Path) -> str:
+        with pytest.raises(ValueError) as caught:  # noqa: PT011 - the whole message is compared
+            read_partial(path)
+        return str(caught.value)
+
+    two = tmp_path / "two.tif"
+    with tifffile.TiffWriter(two) as file:
+        for array in (SCAN, SCAN[:, :2]):
+            file.write(array, metadata=None)
+    assert refusal(two) == f"{two} must hold one image to be read as a partial scan; it holds 2."
+    counts = np.array([[0, 2, 0], [4, 0, 1]], np.uint8)
+    colours = np.zeros((3, 256), np.uint16)
+    palette = {"photometric": "palette", "colormap": colours}
+    for how in ({"photometric": "miniswhite"}, palette):
+        path = saved(tmp_path / "a.tif", counts, **how)
+        assert refusal(path) == (
+            f"{path} must show more electrons as larger numbers, black as 0, to be read as a "
+            f"partial scan; it is stored as {how['photometric'].upper()}. Save it again as a grey "
+            "image, in ImageJ with Image > Lookup Tables > Invert LUT or Image > Type > 32-bit."
+        )
+    inverted = saved(tmp_path / "mask.tif", counts * 255, photometric="miniswhite")
+    np.testing.assert_array_equal(read_mask(inverted), counts > 0)
+
+
 def test_masks_of_other_shapes_or_values_and_what_they_do_not_fit_are_refused(
     tmp_path: Path,
 ) -> None:
@@ -187,6 +257,7 @@ def test_masks_of_other_shapes_or_values_and_what_they_do_not_fit_are_refused(
             "be known where its mask says it was visited; 1 are NaN.",
         ),
     ]
+    tifffile.imwrite(path, np.where([[0, 0, 1], [0, 0, 0]], np.nan, SCAN))
     for mask, words in cases:
         with pytest.raises(ValueError) as caught:  # noqa: PT011 - the whole message is compared
             read_partial(path, mask)

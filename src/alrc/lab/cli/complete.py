@@ -59,10 +59,11 @@ def complete(
     try:
         check_device(device)
         task, networks = open_run(checkpoint, TASK, device)
-        files = _files(scan)
+        files = _files(scan, mask)
         targets = _targets(files, is_single=len(files) == 1 and files == scan, out=out)
         side, given = int(task.side), None if mask is None else read_mask(mask)  # type: ignore[attr-defined]
-        _tell_of_a_range_that_is_not_known(checkpoint, task)
+        for doubt in _doubts(checkpoint, task):
+            typer.echo(f"alrc: {checkpoint}: {doubt}", err=True)
         for file in files:  # all of them, before minutes are spent on the first
             partial = read_partial(file, given)
             _check_size(file, partial, side)
@@ -101,19 +102,24 @@ def _completion(task: Any, networks: Any, device: str) -> Any:
     return of_tile
 
 
-def _files(scans: Sequence[Path]) -> list[Path]:
-    """All that are named, and those in the folders that are."""
-    from alrc.lab.data.stem.partial import ENDINGS
+def _files(scans: Sequence[Path], mask: Path | None) -> list[Path]:
+    """All that are named, and those in the folders that are, but for the mask."""
+    from alrc.lab.data.stem.reading import SUFFIXES
 
     files = list[Path]()
     for scan in scans:
         found = [scan]
         if scan.is_dir():
-            found = [file for file in sorted(scan.iterdir()) if file.suffix.lower() in ENDINGS]
+            found = [
+                file
+                for file in sorted(scan.iterdir())
+                if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")
+            ]
+            found = [file for file in found if mask is None or not file.samefile(mask)]
         if not found or not all(file.is_file() for file in found):
             raise ValueError(
                 "--scan must be a file, or a folder of files that end in "
-                f"{', '.join(ENDINGS)}; {scan} is not."
+                f"{', '.join(SUFFIXES)}; {scan} is not."
             )
         files += found
     return files
@@ -157,35 +163,61 @@ def _check_size(file: Path, partial: "Partial", side: int) -> None:
         )
 
 
-def _tell_of_a_range_that_is_not_known(checkpoint: Path, task: Any) -> None:
-    """Of networks that learned from scans in units that nobody has who completes one."""
-    if getattr(task, "path", None) == "dwell":
-        typer.echo(
-            f"alrc: {checkpoint}: its network learned from scans in the range of the whole image "
-            "(path = dwell), and of a partial scan only that of its visited pixels is known, so "
-            "completions may be too bright, too dark or too flat. Pass a run trained with --path "
-            "infill.",
-            err=True,
+def _doubts(checkpoint: Path, task: Any) -> Iterator[str]:
+    """Why completions by a network may be poor, whatever is completed."""
+    from alrc.lab.engine.files import read_json
+
+    result = read_json(checkpoint / "result.json", "Pass the folder of another run.")
+    name = "held-out error"
+    error = result["metrics"].get(name)
+    trivial = (result.get("baselines") or {}).get("image mean", {}).get(name)
+    if result["diverged"]:
+        yield f"its training diverged ({result['diverged']}). Train it with another seed or arm."
+    elif None not in (error, trivial) and not error < trivial:
+        yield (
+            f"its network is no better than the mean of each image ({name} {error:.3g} against "
+            f"{trivial:.3g}). Train it for more --steps, or with another --learning-rate."
+        )
+    if task.path == "dwell":
+        yield (
+            "its network learned from scans in the range of the whole image (path = dwell), and of "
+            "a partial scan only that of its visited pixels is known, so completions may be too "
+            "bright, too dark or too flat. Pass a run trained with --path infill."
+        )
+    if task.average > 1:
+        yield (
+            f"its network learned from scans averaged over {task.average} x {task.average} pixels, "
+            "so it is for scans that are averaged as well. Pass a run trained with --average 1 for "
+            "scans as they are."
         )
 
 
 def _tell_of_what_was_not_learned(file: Path, partial: "Partial", task: Any) -> None:
-    """Of a scan of which much more, or less, was visited; or of a large one, of small spirals."""
+    """Of a scan of which much more, or less, was visited; a larger one; one with hot pixels."""
+    from alrc.lab.data.stem.reading import BEYOND, outermost
+
     share = float((partial.mask > 0).mean())
-    learned = getattr(task, "visited", None)
-    if learned is not None and not 0.5 < share / learned < 2:
+    if not 0.5 < share / task.visited < 2:
         typer.echo(
-            f"alrc: {file}: a share of {share:.2g} of its pixels was visited, and {learned:.2g} of "
-            "each scan that the network learned from, so its completion may be poor. Pass --mask "
-            "if other pixels were visited, or a run trained with the scan's --path and --coverage.",
+            f"alrc: {file}: a share of {share:.2g} of its pixels was visited, and "
+            f"{task.visited:.2g} of each scan that the network learned from, so its completion may "
+            "be poor. Pass --mask if other pixels were visited, or a run trained with the scan's "
+            "--path and --coverage.",
             err=True,
         )
     height, width = partial.pixels.shape
-    if getattr(task, "spiral_side", 0) is None and max(height, width) > task.side:
+    if task.spiral_side is None and max(height, width) > task.side:
         typer.echo(
             f"alrc: {file}: it has {height} x {width} pixels, and the network learned from whole "
             f"spirals of {task.side} x {task.side}, so its completion may be poor. Pass a run "
             f"trained with --spiral-side {max(height, width)}.",
+            err=True,
+        )
+    if (far := outermost(partial.pixels[partial.mask > 0])) > BEYOND:
+        typer.echo(
+            f"alrc: {file}: it goes to {far:,.0f} times the range of nearly all of its visited "
+            "pixels, and is scaled by its range, so its completion may be poor. Take out single "
+            "pixels far beyond all others, in ImageJ: Process > Noise > Remove Outliers.",
             err=True,
         )
 

@@ -7,16 +7,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alrc.lab.data.stem.reading import DIGITAL_MICROGRAPH, read_image
+from alrc.lab.data.stem.reading import (
+    DIGITAL_MICROGRAPH,
+    SUFFIXES,
+    as_float32,
+    read_image,
+    tiff_pixel_size,
+)
 
-__all__ = ["ENDINGS", "Partial", "read_mask", "read_partial", "write_completed"]
+__all__ = ["Partial", "read_mask", "read_partial", "write_completed"]
 
-ENDINGS = (".tif", ".tiff", ".npy", *DIGITAL_MICROGRAPH)
 # What ImageJ notes of the shape and the look of one file, and not of what was recorded.
 OF_ONE_FILE = {"ImageJ", "images", "channels", "slices", "frames", "hyperstack", "mode", "loop"}
 OF_ONE_FILE |= {"min", "max", "Ranges", "LUTs"}
-TEXTS = (271, 272, 315, 316, 33432)  # make, model, artist, computer, copyright
-DATE = 306
+# The same of Fiji's own writer.
+OF_ONE_FILE |= {"SCIFIO", "axes", "lengths", "scales", "units", "bitsPerPixel"}
+TEXTS = (271, 272, 306, 315, 316, 33432)  # make, model, date, artist, computer, copyright
 UNITS = {2: "inch", 3: "cm"}  # of resolutions; in others only ImageJ's own words say it
 
 
@@ -41,7 +47,7 @@ def read_partial(path: Path, mask: NDArray[np.float32] | None = None) -> Partial
     Args:
         path: A TIFF, ``.npy``, ``.dm3`` or ``.dm4`` file with one image of real numbers.
         mask: Which pixels were visited, as :func:`read_mask` gives it. Without one, these are
-            those that are neither exactly 0 nor NaN.
+            those that are not NaN or, where there is no NaN, not exactly 0.
 
     Raises:
         ValueError: If it can't be read, is of another shape than its mask, has infinite pixels, or
@@ -49,11 +55,11 @@ def read_partial(path: Path, mask: NDArray[np.float32] | None = None) -> Partial
         OSError: If the system does not let it be read.
     """
     pixels, metadata = _read(path, "a partial scan")
-    pixels = pixels.astype(np.float32)
     if np.isinf(pixels).any():
         raise _refusal(path, "have finite pixels", f"{np.isinf(pixels).sum():,} are infinite")
     if mask is None:
-        mask = ((pixels != 0) & ~np.isnan(pixels)).astype(np.float32)
+        nowhere = np.isnan(pixels) if np.isnan(pixels).any() else pixels == 0
+        mask = (~nowhere).astype(np.float32)
     if mask.shape != pixels.shape:
         raise _refusal(
             path, "have the shape of its mask", f"it has {pixels.shape}, the mask {mask.shape}"
@@ -70,7 +76,9 @@ def read_partial(path: Path, mask: NDArray[np.float32] | None = None) -> Partial
     if not visited.any() or np.ptp(pixels[visited]) == 0:
         words = f"all are {pixels[visited][0]:g}" if visited.any() else "there are none"
         raise _refusal(path, "have visited pixels of different values to be completed from", words)
-    return Partial(np.where(visited, pixels, 0).astype(np.float32), mask, metadata)
+    known = np.zeros(pixels.shape, np.float32)
+    known[visited] = as_float32(path, pixels[visited])
+    return Partial(known, mask, metadata)
 
 
 def read_mask(path: Path) -> NDArray[np.float32]:
@@ -114,15 +122,16 @@ def write_completed(path: Path, pixels: NDArray[np.float32], like: Partial) -> N
         imagej=True,
         metadata={**known.get("imagej", {}), **shown},
         software="alrc",
-        **{name: known[name] for name in ("resolution", "datetime", "extratags") if name in known},
+        **{name: known[name] for name in ("resolution", "extratags") if name in known},
     )
 
 
 def _read(path: Path, what: str) -> tuple[NDArray[Any], dict[str, Any]]:
     """The one image of a file, and its metadata."""
-    if path.suffix.lower() not in ENDINGS:
-        raise _refusal(path, f"end in {', '.join(ENDINGS)} to be read as {what}", "it does not")
+    if path.suffix.lower() not in SUFFIXES:
+        raise _refusal(path, f"end in {', '.join(SUFFIXES)} to be read as {what}", "it does not")
     metadata: dict[str, Any] = {}
+    images, meaning = 1, "MINISBLACK"
     suffix = path.suffix.lower()
     if suffix in DIGITAL_MICROGRAPH:  # whose reader has its own words
         array, size = read_image(path)
@@ -131,7 +140,7 @@ def _read(path: Path, what: str) -> tuple[NDArray[Any], dict[str, Any]]:
         if suffix == ".npy":
             array = np.load(path, allow_pickle=False)
         else:
-            array, metadata = _read_tiff(path)
+            array, metadata, images, meaning = _read_tiff(path)
     except OSError:
         raise
     except Exception as error:  # whatever the bytes happen to spell
@@ -140,6 +149,16 @@ def _read(path: Path, what: str) -> tuple[NDArray[Any], dict[str, Any]]:
             f"{path} must be a whole file to be read as {what}; it can't be read: {words}. Save it "
             "again, for example as TIFF with ImageJ."
         ) from None
+    if images > 1:
+        raise _refusal(path, f"hold one image to be read as {what}", f"it holds {images}")
+    # Of a mask only 0 counts, and ImageJ stores those it makes with white as 0.
+    if what == "a partial scan" and meaning not in ("MINISBLACK", "RGB"):
+        raise _refusal(
+            path,
+            f"show more electrons as larger numbers, black as 0, to be read as {what}",
+            f"it is stored as {meaning}. Save it again as a grey image, in ImageJ with Image > "
+            "Lookup Tables > Invert LUT or Image > Type > 32-bit",
+        )
     return _image(path, array, what), metadata
 
 
@@ -163,12 +182,14 @@ def _image(path: Path, array: NDArray[Any], what: str) -> NDArray[Any]:
     return array
 
 
-def _read_tiff(path: Path) -> tuple[NDArray[Any], dict[str, Any]]:
+def _read_tiff(path: Path) -> tuple[NDArray[Any], dict[str, Any], int, str]:
+    """The first image, its metadata, how many there are, and what its numbers stand for."""
     import tifffile
 
     with tifffile.TiffFile(path) as file:
         array = file.asarray()
-        tags: Any = file.pages[0].tags  # type: ignore[union-attr]
+        page = file.pages.first
+        tags: Any = page.tags
         said = file.imagej_metadata
         imagej = {n: _ascii(n, x) for n, x in (said or {}).items() if n not in OF_ONE_FILE}
         description = str(tags[270].value) if 270 in tags else ""
@@ -180,10 +201,13 @@ def _read_tiff(path: Path) -> tuple[NDArray[Any], dict[str, Any]]:
             found["resolution"] = (tags[282].value, tags[283].value)
             if said is None and unit is not None:
                 imagej["unit"] = unit
-        if DATE in tags:
-            found["datetime"] = str(tags[DATE].value)
-        found["extratags"] = [(c, 2, 0, str(tags[c].value), True) for c in TEXTS if c in tags]
-    return array, found
+        if said is None and (size := tiff_pixel_size(file)) is not None:  # as OME says it
+            imagej["unit"] = "nm"
+            found["resolution"] = (1 / size, 1 / size)
+        texts = {code: str(tags[code].value).encode() for code in TEXTS if code in tags}
+        found["extratags"] = [(code, 2, 0, text, True) for code, text in texts.items()]
+        meaning = getattr(page.photometric, "name", str(page.photometric))
+        return array, found, len(file.series), meaning
 
 
 def _ascii(name: str, value: Any) -> Any:

@@ -34,7 +34,7 @@ __all__ = [
 Mask = NDArray[np.float32]
 Visited = NDArray[np.bool_]
 
-LEAST_RANGE = 0.05  # half of that of visited pixels, where images go from -1 to 1
+LEAST_RANGE = 0.05  # of the range of an image, as which that of its visited pixels counts at least
 FLAT = 1e-6  # range of an image below which it counts as constant
 BINOMIAL = np.array([0.25, 0.5, 0.25], np.float32)
 # The paper draws its spirals of 512 pixels and coverage 1/20 through so many points.

@@ -11,7 +11,17 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-__all__ = ["SUFFIXES", "Pixels", "Scan", "check_pixels", "read_image", "read_scan"]
+__all__ = [
+    "SUFFIXES",
+    "Pixels",
+    "Scan",
+    "as_float32",
+    "check_pixels",
+    "outermost",
+    "read_image",
+    "read_scan",
+    "tiff_pixel_size",
+]
 
 Pixels = NDArray[np.float32]
 
@@ -20,6 +30,12 @@ SUFFIXES = (*TIFF, ".npy", *DIGITAL_MICROGRAPH)
 DTYPES = (np.float32, np.uint8, np.uint16)
 LEAST_SIDE = 64
 SAME = 1e-3  # relative difference up to which two pixel sizes are one
+ROUNDED = 1e-3  # share of the range of pixels that float32 may take from them
+OUTERMOST, BEYOND = (
+    1e-4,
+    10.0,
+)  # share of the pixels, and how far they may be, in ranges of the others
+ALIKE = 0.75  # share of pixels with one number from which on a scan is not whole
 
 NANOMETRES = {
     "pm": 1e-3,
@@ -112,20 +128,61 @@ def check_pixels(path: Path, image: NDArray[Any]) -> Pixels:
             f"{path} must have at least {LEAST_SIDE} x {LEAST_SIDE} pixels, the least that is "
             f"trained with; it has {height} x {width}. Leave it out."
         )
-    with np.errstate(over="ignore"):  # said below
-        pixels = image.astype(np.float32)
-    if wrong := int((~np.isfinite(pixels)).sum()):
+    if wrong := int((~np.isfinite(image)).sum()):
         raise ValueError(
             f"{path} must hold a finite number in every pixel, because NaN and infinity spread to "
-            f"all that is computed with them; {wrong:,} of {pixels.size:,} pixels do not. Put "
+            f"all that is computed with them; {wrong:,} of {image.size:,} pixels do not. Put "
             "numbers there, in ImageJ with Process > Noise > Remove NaNs, or leave it out."
         )
-    if np.ptp(pixels) == 0:
+    numbers, counts = np.unique(image, return_counts=True)
+    if len(numbers) == 1:
         raise ValueError(
             f"{path} must show something, because scans are scaled by their range; all of its "
-            f"pixels are {pixels[0, 0]:g}. Leave it out."
+            f"pixels are {numbers[0]:g}. Leave it out."
         )
-    return pixels
+    if (share := counts.max() / image.size) > ALIKE:
+        raise ValueError(
+            f"{path} must be a whole scan; {share:.0%} of its pixels are "
+            f"{numbers[counts.argmax()]:g}, as in a partial scan or a mask. Move it elsewhere, or "
+            "pass a pattern of names, such as 'folder/whole-*.tif'."
+        )
+    if (far := outermost(image)) > BEYOND:
+        raise ValueError(
+            f"{path} must have no single pixels far beyond all others, because scans are scaled by "
+            f"their range; it goes to {far:,.0f} times the range of nearly all. Take them out, in "
+            "ImageJ with Process > Noise > Remove Outliers."
+        )
+    return as_float32(path, image)
+
+
+def outermost(pixels: NDArray[Any]) -> float:
+    """Range of pixels, in that of all but the lowest and the highest, one in 10,000 of each.
+
+    It is large where there are hot pixels, or those that an X-ray hit.
+    """
+    left_out = max(int(pixels.size * OUTERMOST), 1)
+    places = (left_out, pixels.size - 1 - left_out)
+    low, high = np.partition(pixels, places, axis=None)[list(places)].astype(np.float64)
+    extent = np.float64(pixels.max()) - np.float64(pixels.min())
+    return float(extent / (high - low)) if high > low else 1.0
+
+
+def as_float32(path: Path, pixels: NDArray[Any]) -> Pixels:
+    """Finite pixels as networks compute with them.
+
+    Raises:
+        ValueError: If little would be left of their differences.
+    """
+    with np.errstate(over="ignore"):  # then nothing is left
+        rounded = pixels.astype(np.float32)
+    exact = pixels.astype(np.float64)
+    if np.abs(rounded - exact).max() > ROUNDED * np.ptp(exact):
+        raise ValueError(
+            f"{path} must have pixels that are the same as 32-bit real numbers, with which "
+            f"networks compute; those from {exact.min():.10g} to {exact.max():.10g} are not. "
+            "Subtract the smallest of them, or divide them by the largest."
+        )
+    return rounded
 
 
 def _check_type(path: Path, image: NDArray[Any], mend: str) -> NDArray[Any]:
@@ -163,7 +220,7 @@ def _read_tiff(path: Path) -> tuple[NDArray[Any], float | None]:
             meaning = getattr(page.photometric, "name", str(page.photometric))
             samples = page.samplesperpixel
             image = page.asarray() if frames == samples == 1 else None
-            pixel_size = _tiff_pixel_size(file)
+            pixel_size = tiff_pixel_size(file)
     # Beside its own error, tifffile lets through whatever a damaged file makes it run into.
     except Exception as error:
         raise _unreadable(path, "TIFF", error) from error
@@ -183,8 +240,11 @@ def _read_tiff(path: Path) -> tuple[NDArray[Any], float | None]:
     return _check_type(path, image, AS_FLOAT), pixel_size
 
 
-def _tiff_pixel_size(file: tifffile.TiffFile) -> float | None:
-    """What ImageJ or OME say; the resolution of any other file is that of a screen or printer."""
+def tiff_pixel_size(file: tifffile.TiffFile) -> float | None:
+    """Side of a pixel in nanometres, if ImageJ or OME say it.
+
+    The resolution of any other file is that of a screen or a printer.
+    """
     tags = file.pages.first.tags
     if file.imagej_metadata:
         factor = _nanometres(str(file.imagej_metadata.get("unit", "")))

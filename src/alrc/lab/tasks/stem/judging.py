@@ -8,10 +8,10 @@ from skimage.metrics import structural_similarity
 from torch import Tensor
 
 from alrc.lab.api import Metric
+from alrc.lab.tasks.stem.losses import SCALE
 
 __all__ = ["METRICS", "in_parts", "scores"]
 
-SCALE = 200.0  # of the paper's losses, and of the error here
 RANGE = 2.0  # of images from -1 to 1
 BATCH = 16
 

@@ -102,6 +102,13 @@ class PartialStem(Task):
                 f"{self.side}; got {self.spiral_side}. Leave it out if they are as large."
             )
 
+        if self.spiral_side is not None and self.side * self.coverage < 1:
+            raise ValueError(
+                "PartialStem: side must be at least 1 / coverage, because turns of a spiral are as "
+                "far apart, and an example between two of them shows nothing; got a side of "
+                f"{self.side} and a coverage of {self.coverage:g}. Pass a larger side or coverage."
+            )
+
     # What is learned from.
 
     @property
@@ -154,7 +161,7 @@ class PartialStem(Task):
     ) -> Iterator[tuple[Tensor, ...]]:
         """Inputs, targets, blurred targets, those at half the size, and random numbers.
 
-        Shapes ``(B, channels, S, S)``, ``(B, S, S)`` twice, ``(B, S/2, S/2)`` and ``(B, 8)``.
+        Shapes ``(B, channels, S, S)``, ``(B, S, S)`` twice, ``(B, S/2, S/2)`` and ``(B, 10)``.
         """
 
         def examples(first: int, last: int) -> list[Tensor]:
@@ -198,6 +205,11 @@ class PartialStem(Task):
         return ("discriminate", "refine")
 
     def optimizers(self, networks: Networks, training: Training) -> Mapping[str, Optimizer]:
+        if self.hard_examples and training.batch_size > 1:
+            raise ValueError(
+                "PartialStem: batch_size must be 1 with hard_examples, which are shown again one "
+                f"by one; got {training.batch_size}. Leave out one of them."
+            )
         generator = training.make_optimizer(networks["generator"].parameters())
         optimizers = {"step": generator}
         if self.adversarial:

@@ -86,11 +86,13 @@ class StemSupersampling(Task):
         """What was visited, ``(N, s, s)``, and targets, ``(N, S, S)``.
 
         The visited pixels are scaled to the range from -1 to 1, and the target with them, which
-        may go beyond.
+        may go beyond; by a twentieth of the crop's range where their own is less, so that what was
+        not visited does not become huge.
         """
         visited = paths.subsample(crops, self.stride)
         least, most = visited.amin((-2, -1), keepdim=True), visited.amax((-2, -1), keepdim=True)
-        half = ((most - least) / 2).clamp(min=1e-6)
+        whole = crops.amax((-2, -1), keepdim=True) - crops.amin((-2, -1), keepdim=True)
+        half = torch.maximum(most - least, paths.LEAST_RANGE * whole).clamp(min=2e-6) / 2
         inputs, targets = ((x - (least + most) / 2) / half for x in (visited, crops))
         return inputs, paths.blur(targets, size=3, sigma=1.5)
 
