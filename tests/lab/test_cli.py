@@ -67,6 +67,13 @@ def test_help_of_a_task_lists_its_options_with_their_defaults() -> None:
         assert default in line
 
 
+def test_help_asks_for_no_value_behind_a_flag() -> None:
+    _, text = alrc("lab", "run", "partial-stem", "--help")
+    line = next(line for line in text.splitlines() if "--adversarial" in line)
+    assert "<bool>" not in line
+    assert "From half way on" in line
+
+
 def test_help_of_a_task_of_ones_own_lists_its_options() -> None:
     code, text = alrc("lab", "run", f"{HEAVY}:Heavy", "--help")
     assert code == 0

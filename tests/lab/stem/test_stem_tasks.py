@@ -3,16 +3,24 @@
 import math
 import re
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from scipy import ndimage
+from typer.testing import CliRunner
 
 from alrc.lab.api import Training
+from alrc.lab.cli.commands import app
 from alrc.lab.data.order import uniforms
 from alrc.lab.data.stem import paths
 from alrc.lab.engine.checks import check_task
+from alrc.lab.engine.finished import open_run
+from alrc.lab.engine.jobs import Job, run_job
+from alrc.lab.engine.naming import Named
+from alrc.lab.engine.spec import Spec
 from alrc.lab.tasks.stem import partial_stem
 from alrc.lab.tasks.stem.hard_examples import HardExamples
 from alrc.lab.tasks.stem.judging import scores
@@ -313,6 +321,28 @@ def test_networks_complete_what_they_were_trained_with_from_values_alone() -> No
             assert torch.equal(given[:, 1], inputs[:, 1])
         else:  # gaps are filled from the same pixels
             np.testing.assert_array_equal(ours, theirs)
+
+
+def test_the_command_completes_a_scan_as_the_task_does_in_the_units_of_the_scan(
+    tmp_path: Path,
+) -> None:
+    options = {**SMALL, "path": "infill", "average": 1}
+    task = Named("task", "partial-stem", tuple(options.items()))
+    run_job(Job({"run": Spec(task, Named("arm", "off"), Training(10), 0)}), tmp_path)
+    mask = paths.spiral(32, 0.05)
+    scan = np.random.default_rng(0).uniform(500, 900, (32, 32)).astype(np.float32)
+    tifffile.imwrite(tmp_path / "scan.tif", np.where(mask > 0, scan, 0))
+    names = {"--checkpoint": "run", "--scan": "scan.tif", "--out": "whole.tif"}
+    words = [w for option, name in names.items() for w in (option, str(tmp_path / name))]
+    result = CliRunner().invoke(app, ["lab", "complete", *words])
+    assert result.exit_code == 0, result.output
+    partial_stem, networks = open_run(tmp_path / "run", "partial-stem")
+    least, most = scan[mask > 0].min(), scan[mask > 0].max()
+    values = np.where(mask > 0, (scan - least) / (most - least), 0)[None].astype(np.float32)
+    with torch.no_grad():
+        alone = partial_stem.complete(networks, *map(torch.from_numpy, (values, mask[None])))[0]
+    expected = (alone.numpy() + 1) / 2 * (most - least) + least
+    np.testing.assert_allclose(tifffile.imread(tmp_path / "whole.tif"), expected, rtol=1e-4)
 
 
 def test_a_sharp_scan_is_learned_in_the_range_of_its_visited_pixels() -> None:

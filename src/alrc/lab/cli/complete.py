@@ -40,7 +40,7 @@ def complete(
         typer.Option(
             help="Which pixels were visited, for all scans: those that are not 0. Of numbers from "
             "0 to 1, how long each was.",
-            show_default="those of each scan that are neither 0 nor NaN",
+            show_default="those of each scan that are not NaN or, without NaN, not 0",
         ),
     ] = None,
     device: Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1.")] = "cpu",

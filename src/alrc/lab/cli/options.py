@@ -82,6 +82,7 @@ def parameters(
         flag = [f"--{field.name.replace('_', '-')}"] if default is False else []
         option = typer.Option(
             *flag,  # without its opposite, which changes nothing
+            metavar=" " if flag else None,  # no "<bool>": nothing is to be typed behind it
             help=cls.helps()[field.name],
             rich_help_panel=panel,
             show_default=default is not None,
