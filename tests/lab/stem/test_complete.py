@@ -65,6 +65,7 @@ class Planes(Task):
         net = networks["net"]
         assert not net.training
         assert not torch.is_grad_enabled()
+        assert torch.get_num_threads() == 1
         assert values.shape == mask.shape == (1, self.side, self.side)
         assert values.dtype == mask.dtype == torch.float32
         rows, columns = torch.meshgrid(*[torch.arange(float(self.side))] * 2, indexing="ij")
@@ -126,6 +127,7 @@ def test_a_scan_is_completed_by_the_trained_network_in_its_own_units(tmp_path: P
     how = {"imagej": True, "resolution": (5.0, 5.0), "metadata": {"unit": "nm", "Info": "HAADF"}}
     whole = partial(scan, **how)
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    torch.set_num_threads(2)
     assert alrc("--checkpoint", run, "--scan", scan, "--out", out) == (0, f"{out}\n")
     with tifffile.TiffFile(out) as file:
         np.testing.assert_allclose(file.asarray(), shifted(whole, scan), rtol=1e-4)

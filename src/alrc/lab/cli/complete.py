@@ -51,11 +51,14 @@ def complete(
     description and notes stay; pixels are float32 in the units of the partial scan. All pixels are
     the network's, visited ones too, which it frees of noise.
     """
+    import torch
+
     from alrc.lab.data.stem.partial import read_mask, read_partial, write_completed
     from alrc.lab.data.stem.tiles import complete_by_tiles
     from alrc.lab.engine.files import written_whole
     from alrc.lab.engine.finished import open_run
 
+    torch.set_num_threads(1)  # small tiles gain nothing by more, and lose much on a busy machine
     try:
         check_device(device)
         task, networks = open_run(checkpoint, TASK, device)
