@@ -31,10 +31,8 @@ DTYPES = (np.float32, np.uint8, np.uint16)
 LEAST_SIDE = 64
 SAME = 1e-3  # relative difference up to which two pixel sizes are one
 ROUNDED = 1e-3  # share of the range of pixels that float32 may take from them
-OUTERMOST, BEYOND = (
-    1e-4,
-    10.0,
-)  # share of the pixels, and how far they may be, in ranges of the others
+OUTERMOST = 1e-4  # share of the pixels, of the darkest and of the brightest, that may be hot ones
+BEYOND = 10.0  # ranges of all others, as far as which no pixel may be
 ALIKE = 0.75  # share of pixels with one number from which on a scan is not whole
 
 NANOMETRES = {
