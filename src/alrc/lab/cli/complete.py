@@ -107,17 +107,13 @@ def _completion(task: Any, networks: Any, device: str) -> Any:
 
 def _files(scans: Sequence[Path], mask: Path | None) -> list[Path]:
     """All that are named, and those in the folders that are, but for the mask."""
-    from alrc.lab.data.stem.reading import SUFFIXES
+    from alrc.lab.data.stem.reading import SUFFIXES, scans_among
 
     files = list[Path]()
     for scan in scans:
         found = [scan]
         if scan.is_dir():
-            found = [
-                file
-                for file in sorted(scan.iterdir())
-                if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")
-            ]
+            found = scans_among(sorted(scan.iterdir()))
             found = [file for file in found if mask is None or not file.samefile(mask)]
         if not found or not all(file.is_file() for file in found):
             raise ValueError(

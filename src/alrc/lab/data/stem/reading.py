@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ __all__ = [
     "outermost",
     "read_image",
     "read_scan",
+    "scans_among",
     "tiff_pixel_size",
 ]
 
@@ -83,6 +85,15 @@ def read_scan(path: Path) -> Scan:
     """
     image, pixel_size = read_image(path)
     return Scan(path.name, check_pixels(path, image), pixel_size)
+
+
+def scans_among(paths: Iterable[Path]) -> list[Path]:
+    """The files that end as scans do, but for hidden ones, such as those of a Mac."""
+    return [
+        path
+        for path in paths
+        if path.suffix.lower() in SUFFIXES and path.is_file() and not path.name.startswith(".")
+    ]
 
 
 def read_image(path: Path) -> tuple[NDArray[Any], float | None]:

@@ -11,7 +11,15 @@ from typing import Literal
 
 import numpy as np
 
-from alrc.lab.data.stem.reading import LEAST_SIDE, SAME, SUFFIXES, Pixels, Scan, read_scan
+from alrc.lab.data.stem.reading import (
+    LEAST_SIDE,
+    SAME,
+    SUFFIXES,
+    Pixels,
+    Scan,
+    read_scan,
+    scans_among,
+)
 from alrc.lab.data.stem.simulated import simulated_scans
 
 __all__ = ["Scan", "Scans", "load_scans", "read_scan"]
@@ -96,11 +104,7 @@ def _files(scans: str) -> list[Path]:
             "scans must be simulated, a folder with scans, or a pattern such as folder/*.tif; got "
             f"{scans!r}, {what}. Type the path of a folder."
         )
-    files = [
-        file
-        for file in found
-        if file.suffix.lower() in SUFFIXES and file.is_file() and not file.name.startswith(".")
-    ]
+    files = scans_among(found)
     if not files:
         raise FileNotFoundError(
             f"{scans} must have scans in it, files that end in {', '.join(SUFFIXES)}; it has none. "

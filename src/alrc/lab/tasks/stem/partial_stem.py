@@ -101,7 +101,6 @@ class PartialStem(Task):
                 "PartialStem: spiral_side is that of whole scans, so it must be at least side, "
                 f"{self.side}; got {self.spiral_side}. Leave it out if they are as large."
             )
-
         if self.spiral_side is not None and self.side * self.coverage < 1:
             raise ValueError(
                 "PartialStem: side must be at least 1 / coverage, because turns of a spiral are as "
