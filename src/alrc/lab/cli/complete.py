@@ -65,12 +65,11 @@ def complete(
         files = _files(scan, mask)
         targets = _targets(files, is_single=len(files) == 1 and files == scan, out=out)
         side, given = int(task.side), None if mask is None else read_mask(mask)  # type: ignore[attr-defined]
-        for doubt in _doubts(checkpoint, task):
-            typer.echo(f"alrc: {checkpoint}: {doubt}", err=True)
+        _tell(checkpoint, _doubts_of_network(checkpoint, task))
         for file in files:  # all of them, before minutes are spent on the first
             partial = read_partial(file, given)
             _check_size(file, partial, side)
-            _tell_of_what_was_not_learned(file, partial, task)
+            _tell(file, _doubts_of_scan(partial, task))
         for file, target in zip(files, targets, strict=True):
             partial = read_partial(file, given)
             with _progress(file.name) as report:
@@ -162,7 +161,12 @@ def _check_size(file: Path, partial: "Partial", side: int) -> None:
         )
 
 
-def _doubts(checkpoint: Path, task: Any) -> Iterator[str]:
+def _tell(path: Path, doubts: Iterator[str]) -> None:
+    for doubt in doubts:
+        typer.echo(f"alrc: {path}: {doubt}", err=True)
+
+
+def _doubts_of_network(checkpoint: Path, task: Any) -> Iterator[str]:
     """Why completions by a network may be poor, whatever is completed."""
     from alrc.lab.engine.files import read_json
 
@@ -191,33 +195,30 @@ def _doubts(checkpoint: Path, task: Any) -> Iterator[str]:
         )
 
 
-def _tell_of_what_was_not_learned(file: Path, partial: "Partial", task: Any) -> None:
-    """Of a scan of which much more, or less, was visited; a larger one; one with hot pixels."""
+def _doubts_of_scan(partial: "Partial", task: Any) -> Iterator[str]:
+    """Why the completion of a scan may be poor, by whatever network of this task."""
     from alrc.lab.data.stem.reading import BEYOND, outermost
 
     share = float((partial.mask > 0).mean())
     if not 0.5 < share / task.visited < 2:
-        typer.echo(
-            f"alrc: {file}: a share of {share:.2g} of its pixels was visited, and "
+        yield (
+            f"a share of {share:.2g} of its pixels was visited, and "
             f"{task.visited:.2g} of each scan that the network learned from, so its completion may "
             "be poor. Pass --mask if other pixels were visited, or a run trained with the scan's "
-            "--path and --coverage.",
-            err=True,
+            "--path and --coverage."
         )
     height, width = partial.pixels.shape
     if task.spiral_side is None and max(height, width) > task.side:
-        typer.echo(
-            f"alrc: {file}: it has {height} x {width} pixels, and the network learned from whole "
+        yield (
+            f"it has {height} x {width} pixels, and the network learned from whole "
             f"spirals of {task.side} x {task.side}, so its completion may be poor. Pass a run "
-            f"trained with --spiral-side {max(height, width)}.",
-            err=True,
+            f"trained with --spiral-side {max(height, width)}."
         )
     if (far := outermost(partial.pixels[partial.mask > 0])) > BEYOND:
-        typer.echo(
-            f"alrc: {file}: it goes to {far:,.0f} times the range of nearly all of its visited "
+        yield (
+            f"it goes to {far:,.0f} times the range of nearly all of its visited "
             "pixels, and is scaled by its range, so its completion may be poor. Take out single "
-            "pixels far beyond all others, in ImageJ: Process > Noise > Remove Outliers.",
-            err=True,
+            "pixels far beyond all others, in ImageJ: Process > Noise > Remove Outliers."
         )
 
 
